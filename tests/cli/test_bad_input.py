@@ -192,7 +192,7 @@ def test_a_folder_without_images(cli: Cli, folder: Path, people: Path, hopper_fi
     outcome = cli(command, "--json", *options, "empty.jpg", "notes", hopper_file)
     assert outcome.code == 1
     assert outcome.errors == [
-        "facespace: left out 1 file that is no photo (notes/a.txt)",
+        "facespace: left out 1 file that is not a photo (notes/a.txt)",
         *(f"facespace: {name}: no images in this folder" for name in ("empty.jpg", "notes")),
     ]
     assert [list(entry) for entry in outcome.json] == [["image", "error"]] * 2 + [["image", "faces"]]

@@ -114,7 +114,7 @@ def test_what_is_refused_before_any_work(cli: Cli, tmp_path: Path) -> None:
         assert done.code == 2
         assert said in done.err
     assert cli("dataset", "check", tmp_path / "missing").errors == [f"facespace: {tmp_path / 'missing'}: not a folder"]
-    assert cli("dataset", "check", data).errors == [f"facespace: {data}: no image in it could be read"]
+    assert cli("dataset", "check", data).errors == [f"facespace: {data}: none of its images could be read"]
     assert cli("dataset", "check", data, "--apply", tmp_path / "no.csv").code == 1
     assert tree(tmp_path) == set()
 
@@ -147,7 +147,7 @@ def test_a_dataset_in_every_format(cli: Cli, data: Path, tmp_path: Path) -> None
     other = cli("dataset", "convert", data, tmp_path / "tfrecord", "--to", "parquet")
     assert (other.code, other.out) == (1, "")
     assert other.errors == [
-        f"facespace: {tmp_path / 'tfrecord'}: is there already, and is left as it is; give another output"
+        f"facespace: {tmp_path / 'tfrecord'}: already exists and is left unchanged; give another output"
     ]
 
 
@@ -182,7 +182,7 @@ def test_a_conversion_stopped_or_out_of_space(
         (
             OSError(errno.EACCES, "Permission denied"),
             1,
-            f"{tmp_path / 'out'}: Permission denied; get the right to use it, or give another place; what is done is kept",
+            f"{tmp_path / 'out'}: Permission denied; change its permissions, or give another place; what is done is kept",
         ),
     ):
         with monkeypatch.context() as patch:

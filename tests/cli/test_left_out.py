@@ -56,8 +56,8 @@ def test_what_is_left_out_is_one_line(cli: Cli, mixed: Path, hopper_file: Path, 
     done = cli(*FOLDERS[command])
     told = [line for line in done.errors if "left out 1 video" in line]
     assert len(told) == 1, (done.out, done.err)
-    assert "left out 1 video (" in told[0] and "Grace/film; identify takes videos that are given by name)" in told[0]
-    assert "and 2 files that are no photos (" in told[0]
+    assert "left out 1 video (" in told[0] and "Grace/film; give videos to identify by path)" in told[0]
+    assert "and 2 files that are not photos (" in told[0]
     assert "Grace/Thumbs.db, " in told[0] and "Grace/desktop.ini)" in told[0]
     assert not [line for line in done.errors if "not an image" in line]
 
@@ -86,7 +86,7 @@ def test_a_video_is_told_by_who_takes_photos(cli: Cli, mixed: Path) -> None:
     assert done.code == 1
     assert done.errors == [
         "facespace: people/Grace/film: a video, not a photo; facespace identify and classify predict name people in videos",
-        "facespace: people/Grace/._1.jpg: what macOS notes about a file (AppleDouble), not the photo; give the file without ._",
+        "facespace: people/Grace/._1.jpg: metadata of macOS (AppleDouble), not a photo; give the file without ._",
     ]  # fmt: skip
 
 

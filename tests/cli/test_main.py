@@ -407,7 +407,7 @@ def test_a_place_that_may_not_be_written_to(
 
     monkeypatch.setattr(np, "savez", refused)
     outcome = cli("embed", hopper_file, "--output", tmp_path / "a.npz")
-    line = f"facespace: {tmp_path / 'a.npz'}: {os.strerror(number)}; get the right to use it, or give another place"
+    line = f"facespace: {tmp_path / 'a.npz'}: {os.strerror(number)}; change its permissions, or give another place"
     assert (outcome.code, outcome.errors) == (1, [line])
     assert os.listdir(tmp_path) == []
 

@@ -149,9 +149,10 @@ def test_without_torch_a_graph_still_recognises(tmp_path, monkeypatch, squeezene
     conversion = convert(squeezenet_graph, tmp_path / "out")
     assert list(conversion.record.files) == [ONNX]
     assert conversion.record.backbone is None
-    assert "can recognise but not be trained: no model.safetensors written (weights to train on: needs torch)" in (
-        conversion.remarks
-    )
+    assert (
+        "can recognise but not be trained: no model.safetensors written "
+        "(a TensorFlow model as a torch network: needs torch)"
+    ) in conversion.remarks
     assert Embedder.load(tmp_path / "out").dimension == 128
 
 
@@ -210,7 +211,7 @@ def test_a_pickle_that_runs_code(tmp_path):
             return os.system, (f"touch {tmp_path}/proof",)
 
     torch.save({"a": Runs()}, tmp_path / "evil.pt")
-    with pytest.raises(ModelError, match="refused, it wants to run code"):
+    with pytest.raises(ModelError, match="refused: it would run code"):
         convert(tmp_path / "evil.pt", tmp_path / "out")
     assert sorted(os.listdir(tmp_path)) == ["evil.pt"]
 
@@ -287,7 +288,7 @@ def test_an_onnx_network_without_an_embedding(tmp_path):
 def test_onnx_with_its_weights_beside_it(tmp_path):
     (tmp_path / "n.onnx").write_bytes(with_weights_beside(flat(scaling=True), tmp_path / "n.data"))
     first = convert(tmp_path / "n.onnx", tmp_path / "out")
-    assert first.remarks[0] == "its weights beside it (n.data) are put into it"
+    assert first.remarks[0] == "its external weights (n.data) are merged into it"
     crops = np.random.default_rng(0).integers(0, 256, (3, 112, 112, 3)).astype(np.uint8)
     (tmp_path / "out").rename(tmp_path / "elsewhere")
     found = Embedder.load(tmp_path / "elsewhere", precision="float32").embed(crops)
@@ -298,7 +299,7 @@ def test_onnx_with_its_weights_beside_it(tmp_path):
 
 def test_an_onnx_network_whose_spec_cannot_be_inferred(tmp_path):
     (tmp_path / "n.onnx").write_bytes(flat(96))
-    with pytest.raises(ModelError, match=r"n\.onnx: its input does not tell .* --input-spec facenet-2018\|"):
+    with pytest.raises(ModelError, match=r"n\.onnx: the input spec cannot be inferred .* --input-spec facenet-2018\|"):
         convert(tmp_path / "n.onnx", tmp_path / "out")
     spec = InputSpec(96, "box")
     assert convert(tmp_path / "n.onnx", tmp_path / "out", input_spec=spec).record.input_spec == spec
@@ -334,21 +335,21 @@ def test_files_that_are_not_a_model(tmp_path, data):
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("x.pb", b"  <!DOCTYPE html>", "x.pb: a web page, not what it links to; none of the formats"),
+        ("x.pb", b"  <!DOCTYPE html>", "x.pb: a web page, not the file it links to; expected a TensorFlow 1"),
         (
             "x.pt",
             b"version https://git-lfs.github.com/spec/v1",
-            "x.pt: a pointer of Git LFS, not the file (git lfs pull",
+            "x.pt: a Git LFS pointer, not the file (git lfs pull",
         ),
-        ("x.h5", b"\x89HDF\r\n", "x.h5: Keras's HDF5; none of the formats"),
-        ("saved_model.pb", b"\x08\x01", "saved_model.pb: a SavedModel of TensorFlow 2; opened are"),
+        ("x.h5", b"\x89HDF\r\n", "x.h5: Keras HDF5; expected a TensorFlow 1"),
+        ("saved_model.pb", b"\x08\x01", "saved_model.pb: a SavedModel of TensorFlow 2 is not supported, only"),
         (
             "m.meta",
             b"\x0a",
-            "m.meta: a checkpoint is opened by its folder, where its graph is (.meta): facespace convert",
+            "m.meta: give the folder of the checkpoint, which contains its graph (.meta): facespace convert",
         ),
-        ("m.data-00000-of-00001", b"\x0a", "a checkpoint is opened by its folder"),
-        ("model.ckpt-3.index", b"", "a checkpoint is opened by its folder"),
+        ("m.data-00000-of-00001", b"\x0a", "give the folder of the checkpoint"),
+        ("model.ckpt-3.index", b"", "give the folder of the checkpoint"),
         ("no file at all", None, "model.ckpt-3.index: "),
     ],
 )
@@ -429,13 +430,13 @@ def test_the_network_of_a_graph_that_scales_is_not_trained_on(tmp_path, squeezen
     (tmp_path / "x.pb").write_bytes(message.SerializeToString())
     made = convert(tmp_path / "x.pb", tmp_path / "out")
     assert WEIGHTS not in made.record.files
-    assert any("it scales its images itself" in remark for remark in made.remarks)
+    assert any("the graph scales its images itself" in remark for remark in made.remarks)
 
 
 def test_another_output_is_reported(tmp_path):
     (tmp_path / "x.pb").write_bytes(graph_of_means(output="features"))
     made = convert(tmp_path / "x.pb", tmp_path / "out")
-    assert "no node is called embeddings; features is taken for them" in made.remarks
+    assert "no node is called embeddings; features is used instead" in made.remarks
 
 
 def test_a_graph_in_the_zip_it_is_published_in(tmp_path):
@@ -462,7 +463,7 @@ def test_a_model_folder_is_not_converted(tmp_path, tiny):
     convert(tmp_path / "w", tmp_path / "out")
     with pytest.raises(ModelError, match="is already a model folder"):
         convert(tmp_path / "out", tmp_path / "again")
-    with pytest.raises(ModelError, match="out: is there already"):
+    with pytest.raises(ModelError, match="out: already exists"):
         convert(tmp_path / "w", tmp_path / "out")
 
 

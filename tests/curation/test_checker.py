@@ -1,4 +1,4 @@
-"""Checks of a dataset: wrong labels and shared people, in numbers whose truth is known and in real crops."""
+"""Checks of a dataset: wrong labels and shared people, in synthetic embeddings with known labels and in real crops."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_clean_dataset_is_left_alone() -> None:
     assert not wrong_labels(*crowd(40, 6), 40).wrong.any()
 
 
-def test_people_who_are_nobody_else_are_far() -> None:
+def test_unknown_people_are_far() -> None:
     embeddings, labels = crowd(20, 10)
     strangers, _ = crowd(5, 1, seed=9)
     embeddings[[3, 44, 101, 150, 199]] = strangers
@@ -45,7 +45,7 @@ def test_people_who_are_nobody_else_are_far() -> None:
     assert (found.own[found.far] < found.far_below).all()
 
 
-def test_closer_to_another_though_not_far() -> None:
+def test_closer_to_another_but_not_far() -> None:
     embeddings, labels = crowd(20, 12, dimension=256)
     centres = wrong_labels(embeddings, labels, 20).centres
     mixed = 0.55 * centres[0] + 0.9 * centres[1]
@@ -56,7 +56,7 @@ def test_closer_to_another_though_not_far() -> None:
     assert found.nearest[2] == 1
 
 
-def test_own_similarity_as_the_docstring_says() -> None:
+def test_own_similarity_follows_the_formula() -> None:
     embeddings, labels = crowd(6, 5)
     found = wrong_labels(embeddings, labels, 6)
     assert found.counts.tolist() == [5] * 6
@@ -82,7 +82,7 @@ def test_the_larger_part_of_a_mixed_identity_is_right() -> None:
     assert found.counts[0] == 11
 
 
-def test_copies_do_not_vouch_for_each_other() -> None:
+def test_copies_do_not_support_each_other() -> None:
     embeddings, labels = crowd(12, 5)
     strangers, _ = crowd(1, 1, seed=7)
     embeddings = np.concatenate([embeddings, np.repeat(strangers, 7, axis=0)])
@@ -90,7 +90,7 @@ def test_copies_do_not_vouch_for_each_other() -> None:
     groups = np.arange(len(labels))
     groups[60:] = 60
     assert set(range(60, 67)) <= set(wrong_labels(embeddings, labels, 12, groups=groups).wrong.nonzero()[0].tolist())
-    # Without knowing of the copies the majority of the folder is that one picture.
+    # Without `groups`, the majority of the folder would be that one picture.
     assert not wrong_labels(embeddings, labels, 12).wrong[60:].any()
 
 
@@ -114,7 +114,7 @@ def test_small_identities_are_judged_like_large_ones() -> None:
     assert found.nearest[0] == 1
 
 
-def test_nothing_is_said_of_images_alone() -> None:
+def test_single_images_are_never_suspicious() -> None:
     embeddings, labels = crowd(8, 1)
     found = wrong_labels(embeddings, labels, 10)
     assert np.isnan(found.own).all()
@@ -125,7 +125,7 @@ def test_nothing_is_said_of_images_alone() -> None:
     assert not empty.wrong.any()
 
 
-def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_size_of_blocks_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     embeddings, labels = crowd(15, 8)
     labels[::9] = (labels[::9] + 1) % 15
     whole = wrong_labels(embeddings, labels, 15)
@@ -139,9 +139,9 @@ def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_labels_that_do_not_fit() -> None:
     embeddings, labels = crowd(3, 3)
-    with pytest.raises(ValueError, match=r"labels must lie in 0\.\.1; got 0\.\.2"):
+    with pytest.raises(ValueError, match=r"labels must be in 0\.\.1, got 0\.\.2"):
         wrong_labels(embeddings, labels, 2)
-    with pytest.raises(ValueError, match=r"wanted \(N,D\)"):
+    with pytest.raises(ValueError, match=r"must be \(N,D\)"):
         wrong_labels(embeddings, labels[1:], 3)
 
 
@@ -162,23 +162,23 @@ def test_shared_people_by_face_and_by_name() -> None:
     assert found[1].similarity == pytest.approx(1)
 
 
-def test_an_equal_name_halves_what_is_wanted() -> None:
+def test_an_equal_name_halves_the_threshold() -> None:
     ours, theirs = np.array([[1.0, 0.0]]), np.array([[0.4, (1 - 0.16) ** 0.5]])
     for names, expected in (((["a"], ["A"]), [True]), ((["a"], ["b"]), [])):
         found = shared_people(ours, theirs, (np.zeros(1), np.full(1, 0.7)), names=names)
         assert [shared.is_match for shared in found] == expected
 
 
-def test_more_comparisons_and_more_photos_want_more(embedder: facespace.Embedder) -> None:
-    def wanted(n_ours: int, counts: list[int]) -> float:
+def test_more_comparisons_and_more_photos_raise_the_threshold(embedder: facespace.Embedder) -> None:
+    def expected(n_ours: int, counts: list[int]) -> float:
         parts = dataset_check._thresholds(embedder.calibration, None, np.array([n_ours]), np.array(counts))
         return float(parts[0][0] + parts[1][0])
 
     assert embedder.calibration is not None
-    assert wanted(1, [1]) == pytest.approx(embedder.calibration.match_threshold(0.01))
-    assert wanted(1, [1] * 1000) == pytest.approx(embedder.calibration.match_threshold(1e-5), abs=1e-3)
-    assert wanted(20, [1]) > wanted(1, [1])
-    assert wanted(1, [20]) == pytest.approx(wanted(20, [1]))
+    assert expected(1, [1]) == pytest.approx(embedder.calibration.match_threshold(0.01))
+    assert expected(1, [1] * 1000) == pytest.approx(embedder.calibration.match_threshold(1e-5), abs=1e-3)
+    assert expected(20, [1]) > expected(1, [1])
+    assert expected(1, [20]) == pytest.approx(expected(20, [1]))
     given = dataset_check._thresholds(embedder.calibration, 0.42, np.array([5]), np.array([1, 9]))
     assert (given[0] + given[1]).tolist() == [0.42, 0.42]
 
@@ -188,7 +188,7 @@ def test_more_comparisons_and_more_photos_want_more(embedder: facespace.Embedder
 
 @pytest.fixture(scope="module")
 def planted(shared: Path, embedder: facespace.Embedder, tmp_path_factory: pytest.TempPathFactory) -> Findings:
-    """Six people of seven crops with errors, and an evaluation set that shares one person and one photo."""
+    """Six people with seven crops each, with errors, and an evaluation set that shares one person and one photo."""
     root, evaluation = tmp_path_factory.mktemp("doctor") / "data", tmp_path_factory.mktemp("evaluation")
     people = [path.name for path in sorted((shared / "data" / "train_182").iterdir())][:8]
     for name in people[:6]:
@@ -220,7 +220,7 @@ def test_planted_errors_in_real_crops_are_found(planted: Findings) -> None:
     wrong = {files[i]: images.names[labels.nearest[i]] for i in labels.wrong.nonzero()[0]}
     assert wrong["wrong.jpg"] == images.names[2]  # "alone" comes first
     assert wrong["zz across.jpg"] == images.names[4]
-    assert len(wrong) <= 5  # as in life
+    assert len(wrong) <= 5  # as usual
     copies = {(files[copy.second], copy.exact) for copy in planted.copies}
     assert {("zz exact.jpg", True), ("zz across.jpg", True), ("zz near.jpg", False)} <= copies
     assert labels.counts[images.names.index("alone")] == 0
@@ -247,7 +247,7 @@ def test_an_evaluation_set_of_photos_is_aligned(
     assert [(copy.first, copy.second) for copy in findings.shared_copies] == [(0, 0)]
     assert findings.evaluation is not None
     assert [Path(path).parent.name for _, path in findings.evaluation.faceless] == ["nothing"]
-    # A record says that they are crops already, and then the whole photo is what is embedded.
+    # With a record of crops, the whole photo is embedded as a crop.
     CropRecord(160, 32, "box").write(tmp_path / "photos")
     findings = check(tmp_path / "crops", embedder, against=tmp_path / "photos")
     assert findings.evaluation is not None
@@ -255,7 +255,7 @@ def test_an_evaluation_set_of_photos_is_aligned(
     assert sorted(findings.evaluation.prepared.values()) == [1, 1]
 
 
-def test_without_thresholds_one_is_asked_for(
+def test_without_thresholds_the_error_asks_for_one(
     embedder: facespace.Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a").mkdir()
@@ -270,5 +270,5 @@ def test_without_thresholds_one_is_asked_for(
 def test_a_dataset_without_a_readable_image(embedder: facespace.Embedder, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "1.png").write_bytes(b"no")
-    with pytest.raises(DatasetError, match="no image in it could be read"):
+    with pytest.raises(DatasetError, match="none of its images could be read"):
         check(tmp_path, embedder)

@@ -1,4 +1,4 @@
-"""Copies of a photo: exact ones and changed ones, found in one set or between two, against plain loops."""
+"""Copies of a photo, exact and edited, within one set and between two, compared with plain loops."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from facespace.curation.duplicates import Copy, copies_between, correlation, dup
 from support.pictures import crowd, scene, thumb
 
 
-def test_correlation_sees_through_light_size_mirrors_and_moves() -> None:
+def test_correlation_ignores_light_size_mirroring_and_shifts() -> None:
     one = scene(0)
     changed = {
         "darker": one.point(lambda value: value * 0.6 + 20),
@@ -42,7 +42,7 @@ def test_correlation_is_the_best_window_of_a_plain_loop() -> None:
     assert correlation(a[None].astype(np.uint8), b[None].astype(np.uint8))[0] == pytest.approx(best, abs=1e-4)
 
 
-def test_flat_pictures_are_no_copies_of_each_other() -> None:
+def test_flat_pictures_are_not_copies_of_each_other() -> None:
     flat = np.full((2, 24, 24), 100, np.uint8)
     assert correlation(flat[:1], flat[1:] + 9).tolist() == [0]
 
@@ -63,11 +63,11 @@ def test_exact_copies_within_and_across() -> None:
     }  # fmt: skip
 
 
-def test_near_copies_want_both_pixels_and_embedding() -> None:
+def test_near_copies_need_both_pixels_and_embedding() -> None:
     embeddings, thumbnails, digests = photos(8)
     embeddings[1], thumbnails[1] = embeddings[0], thumbnails[0][:, ::-1]  # a mirrored copy
     embeddings[3] = embeddings[2]  # the same person looks the same in another photo
-    thumbnails[5] = thumbnails[4]  # another person before the same background
+    thumbnails[5] = thumbnails[4]  # another person in front of the same background
     found = duplicates(embeddings, thumbnails, np.arange(8), digests)
     assert [(copy.first, copy.second, copy.exact) for copy in found] == [(0, 1, False)]
     assert found[0].similarity == pytest.approx(1)
@@ -95,7 +95,7 @@ def test_blocks_and_crowds_do_not_hide_copies(monkeypatch: pytest.MonkeyPatch) -
     for rows, columns, most in ((5, 3, 64), (7, 40, 2)):
         monkeypatch.setattr(duplicates_module, "_ROWS", rows)
         monkeypatch.setattr(duplicates_module, "_COLUMNS", columns)
-        monkeypatch.setattr(duplicates_module, "_MOST_CANDIDATES", most)
+        monkeypatch.setattr(duplicates_module, "_MAX_CANDIDATES", most)
         parts = duplicates(embeddings, thumbnails, labels, digests)
         assert [(c.first, c.second) for c in parts] == [(c.first, c.second) for c in whole]
 
@@ -123,14 +123,14 @@ def test_groups_are_all_images_that_copies_connect() -> None:
         pairs = random.integers(0, 20, (n_copies, 2))
         connected = np.eye(20, dtype=bool)
         connected[pairs[:, 0], pairs[:, 1]] = connected[pairs[:, 1], pairs[:, 0]] = True
-        for _ in range(5):  # paths of up to 32 steps
+        for _ in range(5):  # chains of up to 32 steps
             connected = connected @ connected
         found = group(20, [Copy(first, second, False, 0.97, 0.9) for first, second in pairs.tolist()])
         assert found.tolist() == connected.argmax(axis=1).tolist()  # the first image of each group
 
 
 def changed_photos(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[bytes]]:
-    """Twelve images of four photos, changed in light, noise and place; embeddings, thumbnails, labels and digests."""
+    """Return twelve images of four photos with other light, noise and shifts: embeddings, thumbnails, labels and digests."""
     random = np.random.default_rng(seed)
     embeddings, thumbnails = [], []
     for k in range(12):
@@ -153,7 +153,7 @@ def is_one_photo(similarity: float, agreement: float) -> bool:
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2, 3])
-def test_duplicates_are_those_of_two_loops(seed: int) -> None:
+def test_duplicates_equal_those_of_two_loops(seed: int) -> None:
     embeddings, thumbnails, labels, digests = changed_photos(seed)
     best: dict[tuple[int, bool], tuple[float, int, float]] = {}
     n_candidates = 0
@@ -166,7 +166,7 @@ def test_duplicates_are_those_of_two_loops(seed: int) -> None:
             if is_one_photo(similarity, agreement) and similarity > best.get(key, (-1.0, 0, 0.0))[0]:
                 best[key] = similarity, first, agreement
     found = duplicates(embeddings, thumbnails, labels, digests)
-    assert 0 < len(best) < n_candidates  # the thumbnails decide about some
+    assert 0 < len(best) < n_candidates  # the thumbnails decide some of them
     assert [(c.second, bool(labels[c.first] == labels[c.second]), c.first) for c in found] == [
         (*key, best[key][1]) for key in sorted(best)
     ]
@@ -177,7 +177,7 @@ def test_duplicates_are_those_of_two_loops(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", [4, 5])
-def test_copies_between_are_those_of_two_loops(seed: int) -> None:
+def test_copies_between_equal_those_of_two_loops(seed: int) -> None:
     ours, theirs = changed_photos(seed), changed_photos(seed + 10)
     expected = {}
     for i in range(12):
@@ -206,14 +206,14 @@ def test_an_exact_copy_points_to_the_first_of_several() -> None:
     embeddings, thumbnails, _ = photos(4)
     labels, digests = np.array([0, 1, 0, 1]), [b"same"] * 4
     found = duplicates(embeddings, thumbnails, labels, digests)
-    # Of each image the first partner with its label, and the first with another.
+    # For each image, the first one with its label, and the first one with another.
     assert {(copy.first, copy.second) for copy in found} == {(0, 1), (0, 2), (1, 2), (1, 3), (0, 3)}
     between = copies_between((embeddings[:1], thumbnails[:1], [b"same"]), (embeddings, thumbnails, digests))
     assert [(copy.first, copy.second) for copy in between] == [(0, 0)]
 
 
 def test_a_similarity_is_never_above_one() -> None:
-    embeddings = np.full((2, 3), 0.57736, np.float32)  # a little longer than a unit vector, as rounding makes them
+    embeddings = np.full((2, 3), 0.57736, np.float32)  # slightly longer than a unit vector, as after rounding
     assert float(embeddings[0] @ embeddings[1]) > 1
     (copy,) = duplicates(embeddings, np.repeat(thumb(scene(0))[None], 2, axis=0), np.zeros(2, np.int64), [b"a", b"b"])
     assert copy.similarity == 1

@@ -1,4 +1,4 @@
-"""A dataset of faces as arrays: what is read of each file, in order, and which files are told apart."""
+"""A dataset of faces as arrays: what is read from each file, in order, and which files are left out."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SIZE = 16
 
 @dataclasses.dataclass
 class MeanColours:
-    """Stands for a model: the embedding of a crop is its mean colour, negative from `embed`."""
+    """Replaces a model: the embedding of a crop is its mean colour, negated by `embed`."""
 
     spec: InputSpec = InputSpec(size=SIZE, template="box")  # noqa: RUF009
     dimension: int = 3
@@ -54,7 +54,7 @@ def write(path: Path, seed: int, width: int = SIZE, height: int = SIZE) -> np.nd
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Three crops of Ann, a damaged file of Ben, nothing of Cleo, and two crops of Dan, one of them larger."""
+    """Three crops of Ann, a damaged file of Ben, an empty folder of Cleo, and two crops of Dan, one of them larger."""
     for k in range(3):
         write(tmp_path / "Ann" / f"{k}.png", k)
     for folder in ("Ben", "Cleo"):
@@ -91,7 +91,9 @@ def test_embeddings_and_thumbnails_are_those_of_the_crops(root: Path) -> None:
 
 
 @pytest.mark.parametrize(("size", "batches"), [(1, [1] * 5), (2, [2, 2, 1]), (5, [5]), (64, [5])])
-def test_batches_do_not_show(root: Path, monkeypatch: pytest.MonkeyPatch, size: int, batches: list[int]) -> None:
+def test_the_size_of_batches_does_not_matter(
+    root: Path, monkeypatch: pytest.MonkeyPatch, size: int, batches: list[int]
+) -> None:
     whole = read_crops(root, MeanColours(), progress=quietly)
     monkeypatch.setattr(images_module, "_BATCH", size)
     embedder = MeanColours()
@@ -99,7 +101,7 @@ def test_batches_do_not_show(root: Path, monkeypatch: pytest.MonkeyPatch, size: 
     assert embedder.batches == batches
 
 
-def test_progress_is_told_of_every_file(root: Path) -> None:
+def test_progress_counts_every_file(root: Path) -> None:
     told: list[object] = []
 
     def progress(items: Iterable[Any], total: int, what: str) -> Iterator[Any]:
@@ -131,13 +133,13 @@ def test_photos_give_their_central_face(tmp_path: Path) -> None:
     crop = align(photo, middle, embedder.spec)
     np.testing.assert_allclose(found.embeddings, [crop.mean((0, 1))], rtol=1e-6)
     assert (found.thumbnails[0] == thumbnail(crop)).all()
-    assert found.sizes.tolist() == [[60, 50]]  # those of the photo
+    assert found.sizes.tolist() == [[60, 50]]  # the size of the photo
     assert sum(found.prepared.values()) == 1
-    # The digest is that of the photo, too: the same picture read as a crop has the same.
+    # The digest is that of the photo too: the same picture read as a crop has the same digest.
     assert read_crops(tmp_path, embedder, progress=quietly).digests[0] == found.digests[0]
 
 
-def test_pixels_count_and_not_files(embedder: facespace.Embedder, tmp_path: Path) -> None:
+def test_digests_depend_on_pixels_not_on_files(embedder: facespace.Embedder, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     picture = scene(1)
     picture.save(tmp_path / "a" / "1.png")
@@ -160,7 +162,7 @@ def test_a_dataset_without_images(tmp_path: Path) -> None:
         read_crops(tmp_path / "nowhere", MeanColours(), progress=quietly)
 
 
-def test_a_thumbnail_is_the_mean_gray_of_each_place() -> None:
+def test_a_thumbnail_is_the_mean_gray_of_each_area() -> None:
     crop = np.random.default_rng(0).integers(0, 256, (72, 72, 3)).astype(np.uint8)
     gray = crop @ np.array([0.299, 0.587, 0.114])  # luma of ITU-R BT.601
     expected = [[gray[3 * y : 3 * y + 3, 3 * x : 3 * x + 3].mean() for x in range(24)] for y in range(24)]

@@ -1,4 +1,4 @@
-"""The list of files to keep and drop: what is proposed, how it is written and read, and that no file is lost."""
+"""The list of files to keep and drop: proposals, writing and reading, and moving without losing a file."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ def by_name(findings: Findings) -> dict[str, Proposal]:
     return {os.path.relpath(proposal.path, findings.root): proposal for proposal in propose(findings)}
 
 
-def test_what_is_proposed(findings: Findings) -> None:
+def test_proposals(findings: Findings) -> None:
     proposals = by_name(findings)
     assert len(proposals) == 20
-    said = {name: (p.drop, p.reason, p.other) for name, p in proposals.items() if p.reason}
-    assert said == {
+    message = {name: (p.drop, p.reason, p.other) for name, p in proposals.items() if p.reason}
+    assert message == {
         "d/bad.png": (True, "unreadable", "not <an> image"),
         "a/0.png": (True, "wrong label", "b"),
         "a/3.png": (True, "exact copy", "a/2.png"),
         "a/5.png": (False, "near copy", "a/4.png"),
-        "a/1.png": (True, "copy in other identity", "b/2.png"),  # and b/4, whose copy a/0 goes anyway, stays
+        "a/1.png": (True, "copy in other identity", "b/2.png"),  # b/4 is kept, because its copy a/0 is dropped anyway
         "b/0.png": (True, "image in evaluation set", "C./1.png"),
         "c/0.png": (True, "person in evaluation set", "C."),
         "c/1.png": (True, "person in evaluation set", "C."),
@@ -60,7 +60,7 @@ def by_position(findings: Findings) -> dict[int, Proposal]:
     return {index[proposal.path]: proposal for proposal in propose(findings) if proposal.path in index}
 
 
-def test_of_two_copies_the_one_that_fits_its_identity_worse_goes(findings: Findings) -> None:
+def test_of_two_copies_the_one_that_fits_its_identity_worse_is_dropped(findings: Findings) -> None:
     """Image 5 is in identity a, image 12 is its copy in identity b."""
     for own, dropped in (((0.4, 0.9), 5), ((0.9, 0.4), 12), ((0.5, 0.5), 12), ((np.nan, 0.1), 5), ((0.1, np.nan), 12)):
         findings.labels.own[[5, 12]] = own
@@ -70,14 +70,14 @@ def test_of_two_copies_the_one_that_fits_its_identity_worse_goes(findings: Findi
         assert not proposals[kept].drop, own
 
 
-def test_the_first_reason_that_holds_counts(findings: Findings) -> None:
+def test_the_first_reason_that_applies_is_given(findings: Findings) -> None:
     findings.labels.far[[7, 9, 15]] = True  # an exact copy, a near copy, and an image of a person who is shared
     proposals = by_position(findings)
     assert [proposals[k].reason for k in (7, 9, 15)] == ["wrong label", "wrong label", "person in evaluation set"]
     assert proposals[9].drop
 
 
-def test_a_note_does_not_keep_an_image_that_has_to_go(findings: Findings) -> None:
+def test_a_note_does_not_keep_an_image_that_is_dropped(findings: Findings) -> None:
     object.__setattr__(findings, "min_images", 1)
     findings.labels.far[18] = True  # the only image of a person whose name is in the evaluation set
     findings.labels.own[18] = 0.25
@@ -87,9 +87,9 @@ def test_a_note_does_not_keep_an_image_that_has_to_go(findings: Findings) -> Non
 
 
 @pytest.mark.parametrize("min_images", [1, 2, 3, 4, 5])
-def test_identities_with_too_few_images_left_go(findings: Findings, min_images: int) -> None:
+def test_identities_with_too_few_images_left_are_dropped(findings: Findings, min_images: int) -> None:
     object.__setattr__(findings, "min_images", min_images)
-    left = {"d": 1, "a": 3, EVIL: 4, "b": 4}  # nothing is left of c, so nothing of it is dropped for being small
+    left = {"d": 1, "a": 3, EVIL: 4, "b": 4}  # no image of c is left, so none is dropped for being too few
     small = [proposal for proposal in propose(findings) if proposal.reason == "too few images"]
     assert Counter((Path(proposal.path).parent.name, proposal.score) for proposal in small) == {
         (name, n): n for name, n in left.items() if n < min_images
@@ -106,7 +106,7 @@ def write(tmp_path: Path, text: str | bytes) -> Path:
     return path
 
 
-def test_the_list_comes_back(findings: Findings, tmp_path: Path) -> None:
+def test_the_list_is_read_back(findings: Findings, tmp_path: Path) -> None:
     write_list(propose(findings), findings.root, tmp_path / "list.csv")
     assert (tmp_path / "list.csv").read_bytes().startswith(b"\xef\xbb\xbfaction,file,reason,other,score\r\n")
     expected = [(p.drop, os.path.relpath(p.path, findings.root)) for p in propose(findings)]
@@ -150,31 +150,31 @@ def test_an_edited_list_is_not_overwritten(findings: Findings, tmp_path: Path) -
     ],
     ids=["plain", "semicolons", "old Mac, other order", "UTF-16 tabs"],
 )
-def test_what_spreadsheets_write(tmp_path: Path, data: bytes) -> None:
+def test_lists_edited_in_spreadsheets(tmp_path: Path, data: bytes) -> None:
     assert read_list(write(tmp_path, data)) == [(True, "a/1.png"), (False, "b/é 2.png")]
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
-        ("", "wants the columns action and file"),
-        ("file,reason\na/1.png,x\n", "wants the columns action and file"),
-        ("action,file\ndrop,a/1.png\nmaybe,b/2.png\n", "line 3: wants keep or drop, and a file; got 'maybe'"),
-        ("action,file\ndrop,\n", "line 2: wants keep or drop"),
-        ("action,file\ndrop\n", "line 2: wants keep or drop"),
-        ("action,file\ndrop,a/1.png\nkeep,./a/1.png\n", "a/1.png is both to keep and to drop"),
+        ("", "must have the columns action and file"),
+        ("file,reason\na/1.png,x\n", "must have the columns action and file"),
+        ("action,file\ndrop,a/1.png\nmaybe,b/2.png\n", "line 3: must be keep or drop, and a file, got 'maybe'"),
+        ("action,file\ndrop,\n", "line 2: must be keep or drop"),
+        ("action,file\ndrop\n", "line 2: must be keep or drop"),
+        ("action,file\ndrop,a/1.png\nkeep,./a/1.png\n", "a/1.png is both kept and dropped"),
         (b"action,file\ndrop,caf\xe9/1.png\n", "not UTF-8"),
-        ('action,file\ndrop,"a/1.png\n', "no CSV"),
+        ('action,file\ndrop,"a/1.png\n', "not CSV"),
     ],
 )
-def test_lists_that_are_refused(tmp_path: Path, data: str | bytes, said: str) -> None:
-    with pytest.raises(DatasetError, match=said):
+def test_lists_that_are_refused(tmp_path: Path, data: str | bytes, message: str) -> None:
+    with pytest.raises(DatasetError, match=message):
         read_list(write(tmp_path, data))
     with pytest.raises(DatasetError, match="no such file"):
         read_list(tmp_path / "missing.csv")
 
 
-# Carrying it out
+# Applying it
 
 
 @pytest.fixture
@@ -194,7 +194,7 @@ def tree(root: Path) -> dict[str, str]:
 LINES = [(True, "a/1.png"), (False, "a/2.png"), (True, "b/1.png")]
 
 
-def test_files_move_and_none_is_deleted(data: Path, tmp_path: Path) -> None:
+def test_files_are_moved_and_none_is_deleted(data: Path, tmp_path: Path) -> None:
     applied = apply_list(LINES, data, tmp_path / "gone")
     assert (applied.n_moved, applied.n_kept, applied.n_moved_before) == (2, 1, 0)
     assert (applied.unknown, applied.failed) == ((), ())
@@ -206,14 +206,14 @@ def test_files_move_and_none_is_deleted(data: Path, tmp_path: Path) -> None:
     assert (again.n_moved, again.n_moved_before, again.unknown, again.failed) == (0, 2, (), ())
 
 
-def test_everything_may_be_dropped_and_asked_again(data: Path, tmp_path: Path) -> None:
+def test_everything_may_be_dropped_and_the_list_applied_twice(data: Path, tmp_path: Path) -> None:
     everything = [(True, name) for name in tree(data)]
     assert apply_list(everything, data, tmp_path / "gone").n_moved == 3
     assert apply_list(everything, data, tmp_path / "gone").n_moved_before == 3
     assert len(tree(tmp_path / "gone")) == 3
 
 
-def test_what_is_there_is_not_overwritten(data: Path, tmp_path: Path) -> None:
+def test_existing_files_are_not_overwritten(data: Path, tmp_path: Path) -> None:
     (tmp_path / "gone" / "a").mkdir(parents=True)
     (tmp_path / "gone" / "a" / "1.png").write_text("another")
     applied = apply_list(LINES, data, tmp_path / "gone")
@@ -244,7 +244,7 @@ def test_across_file_systems(data: Path, tmp_path: Path, monkeypatch: pytest.Mon
     assert tree(data) == {"a/2.png": "a/2.png"}
     assert (tmp_path / "gone" / "a" / "1.png").stat().st_mtime == 1e9
 
-    # Cut short between copying and removing, and run again.
+    # Interrupted between copying and removing, and run again.
     (data / "a" / "1.png").write_text("a/1.png")
     assert apply_list(LINES, data, tmp_path / "gone").n_moved == 1
     assert tree(data) == {"a/2.png": "a/2.png"}
@@ -265,9 +265,7 @@ def test_a_disk_that_is_full_loses_nothing(data: Path, tmp_path: Path, monkeypat
     assert tree(data) == before
 
 
-def test_a_disk_that_is_full_leaves_the_edited_list_under_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_does_not_rename_the_edited_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "list.csv").write_text("edited")
 
     def full(*_: object) -> None:
@@ -308,9 +306,9 @@ def test_unknown_files_are_reported_and_the_rest_moves(data: Path, tmp_path: Pat
     assert applied.n_moved == 2
 
 
-def test_the_dropped_do_not_stay_in_the_dataset(data: Path) -> None:
+def test_dropped_files_must_not_stay_in_the_dataset(data: Path) -> None:
     for place in (data, data / "dropped", data / "a"):
-        with pytest.raises(DatasetError, match="must not lie inside the dataset"):
+        with pytest.raises(DatasetError, match="must not be inside the dataset"):
             apply_list(LINES, data, place)
     assert len(tree(data)) == 3
 
@@ -321,7 +319,7 @@ def test_inside_follows_links(data: Path, tmp_path: Path) -> None:
     assert not inside(str(tmp_path), str(data))
 
 
-def test_a_name_from_the_root_on_has_slashes() -> None:
+def test_a_relative_name_has_slashes() -> None:
     assert relative(os.path.join("data", "a", "1.png"), "data") == "a/1.png"
     assert relative(os.path.join("data", "a", "1.png"), os.path.join("data", "b", "")) == "../a/1.png"
 
@@ -331,11 +329,11 @@ def test_a_list_that_is_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(keep_drop, "_MAX_BYTES", path.stat().st_size)
     assert read_list(path) == [(True, "a/1.png")]
     monkeypatch.setattr(keep_drop, "_MAX_BYTES", path.stat().st_size - 1)
-    with pytest.raises(DatasetError, match="too long"):
+    with pytest.raises(DatasetError, match="too large"):
         read_list(path)
 
 
-def test_names_that_a_list_writes_alike_are_left(data: Path, tmp_path: Path) -> None:
+def test_files_with_equal_escaped_names_are_left(data: Path, tmp_path: Path) -> None:
     for name in ("c\n.png", "c\\n.png"):  # a line break in one, a backslash and an n in the other
         (data / "a" / name).write_text(name)
     applied = apply_list([*LINES, (True, "a/c\\n.png")], data, tmp_path / "gone")
@@ -344,9 +342,9 @@ def test_names_that_a_list_writes_alike_are_left(data: Path, tmp_path: Path) -> 
     assert len(tree(data / "a")) == 3
 
 
-def test_a_folder_that_still_holds_something_stays(data: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_empty_is_kept(data: Path, tmp_path: Path) -> None:
     (data / "b" / "notes.txt").write_text("no image")
-    with pytest.warns(LeftOutWarning, match=r"1 file that is no photo \(b/notes\.txt\)"):
+    with pytest.warns(LeftOutWarning, match=r"1 file that is not a photo \(b/notes\.txt\)"):
         apply_list(LINES, data, tmp_path / "gone")
     assert tree(data) == {"a/2.png": "a/2.png", "b/notes.txt": "no image"}
 
@@ -364,13 +362,13 @@ def test_progress_counts_the_files_to_move(data: Path, tmp_path: Path) -> None:
     assert seen == [2, "moving", "a/1.png", "b/1.png"]
 
 
-def test_a_dataset_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_dataset(tmp_path: Path) -> None:
     with pytest.raises(DatasetError):
         apply_list(LINES, tmp_path / "nowhere", tmp_path / "gone")
     assert not (tmp_path / "gone").exists()
 
 
-def test_any_list_moves_what_it_drops_and_loses_nothing(tmp_path: Path) -> None:
+def test_random_lists_move_what_they_drop_and_lose_nothing(tmp_path: Path) -> None:
     for seed in range(10):
         random = np.random.default_rng(seed)
         root, gone = tmp_path / f"data {seed}", tmp_path / f"gone {seed}"

@@ -20,7 +20,7 @@ def findings(tmp_path: Path) -> Findings:
     return findings_of_each_kind(tmp_path)
 
 
-def test_the_page_is_whole_and_self_contained(findings: Findings, tmp_path: Path) -> None:
+def test_the_page_is_complete_and_self_contained(findings: Findings, tmp_path: Path) -> None:
     write_report(findings, tmp_path / "report")
     assert sorted(path.name for path in (tmp_path / "report").iterdir()) == [
         "keep_drop.csv", "report.html", "report.json",
@@ -77,7 +77,7 @@ def test_the_json_has_the_same_facts(findings: Findings) -> None:
     assert [(c["file"], c["other"]) for c in report["shared_images"]] == [("b/0.png", "C./1.png")]
 
 
-def test_names_no_text_can_hold(tmp_path: Path) -> None:
+def test_names_that_are_not_valid_text(tmp_path: Path) -> None:
     images = images_of(tmp_path / "data", {"caf\udce9\n": 2})
     labels = wrong_labels(images.embeddings, images.labels, 1)
     labels.far[0] = True

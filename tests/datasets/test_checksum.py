@@ -1,4 +1,4 @@
-"""One number for a whole dataset."""
+"""The checksum of a whole dataset."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ def dataset(names: list[str], images: list[tuple[int, bytes]]) -> SimpleNamespac
 
 
 def by_hand(images: list[tuple[bytes, bytes]]) -> str:
-    """From the module's formula, images as (name, bytes)."""
+    """Compute the checksum by the module's formula; images are (name, bytes)."""
     value = bytes(32)
     for name, image in images:
         value = hashlib.sha256(value + struct.pack("<I", len(name)) + name + hashlib.sha256(image).digest()).digest()
     return value.hex()
 
 
-def test_it_is_the_formula() -> None:
+def test_the_formula() -> None:
     images = [(k % 2, bytes([k]) * k) for k in range(30)]
     names = ["Zoë", "Ben 7"]
-    wanted = by_hand([(names[label].encode(), image) for label, image in images])
-    assert dataset_checksum(dataset(names, images)) == wanted
-    assert dataset_checksum(dataset(names[::-1], [(1 - label, image) for label, image in images])) == wanted
+    expected = by_hand([(names[label].encode(), image) for label, image in images])
+    assert dataset_checksum(dataset(names, images)) == expected
+    assert dataset_checksum(dataset(names[::-1], [(1 - label, image) for label, image in images])) == expected
     told: list[int] = []
     dataset_checksum(dataset(names, images * 10), progress=told.append)
     assert told == [100, 200, 300]
@@ -46,11 +46,11 @@ def test_it_is_the_formula() -> None:
     ("name", "counts_as"),
     [("007", b"7"), ("7", b"7"), ("000", b"0"), ("0", b"0"), ("07a", b"07a"), ("٠٧", "٠٧".encode())],
 )
-def test_a_number_counts_without_zeros_in_front(name: str, counts_as: bytes) -> None:
+def test_leading_zeros_of_a_number_do_not_count(name: str, counts_as: bytes) -> None:
     assert dataset_checksum(dataset([name], [(0, b"image")])) == by_hand([(counts_as, b"image")])
 
 
-def test_it_goes_on_from_any_image() -> None:
+def test_it_can_be_resumed_at_any_image() -> None:
     digests = [(k % 3, hashlib.sha256(bytes([k])).digest()) for k in range(9)]
     whole, first = Chain("abc"), Chain("abc")
     for label, digest in digests:

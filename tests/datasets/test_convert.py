@@ -1,4 +1,4 @@
-"""Every format to every other: order, names and bytes stay, whatever is stopped on the way."""
+"""Conversion of every format to every other: order, names and bytes are kept, also after an interruption."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ NAMES = ["Anna", "Ben", "Zoë", "王 小明"]
 
 
 def picture(number: int, size: int = 8) -> bytes:
-    """A PPM, which is its bytes."""
+    """Return a PPM, whose pixels are its bytes."""
     return b"P6 %d %d 255\n" % (size, size) + random.Random(number).randbytes(3 * size * size)
 
 
 class InMemory:
-    """A dataset as a program might make one."""
+    """A dataset in memory."""
 
     def __init__(self, names: Sequence[str], labels: Sequence[int], encoded: Sequence[bytes] | None = None) -> None:
         self.names = names
@@ -58,7 +58,7 @@ class InMemory:
 
 
 def in_order(n: int = 40) -> InMemory:
-    """A dataset as class folders are sorted."""
+    """Return a dataset in the order of sorted class folders."""
     return InMemory(NAMES, sorted(k % 4 for k in range(n)))
 
 
@@ -83,7 +83,7 @@ def as_lists(images: LabelledImages) -> tuple[list[str], list[int], list[bytes]]
 
 
 @pytest.mark.parametrize("to", FORMATS)
-def test_what_goes_in_is_there_again(tmp_path: Path, to: str) -> None:
+def test_a_round_trip_changes_nothing(tmp_path: Path, to: str) -> None:
     source = in_order()
     shown: list[tuple[int, int]] = []
     made = convert_dataset(
@@ -114,7 +114,7 @@ def test_identities_without_names_or_images(tmp_path: Path, to: str) -> None:
     made = convert_dataset(InMemory(Names(13, {}), labels), tmp_path / "out", to=to)
     images = open_dataset(tmp_path / "out")
     assert (made.n_images, made.n_identities) == (6, 3)
-    if to == "folder":  # sorted by class; numbers get zeros so that they sort as numbers do
+    if to == "folder":  # sorted by class; numbers get leading zeros, so that they are sorted as numbers
         assert list(images.names) == ["02", "05", "11"]
         assert images.labels.tolist() == [0, 0, 1, 2, 2, 2]
         files = [path.name for path in sorted((tmp_path / "out").glob("*/*"))]
@@ -126,13 +126,13 @@ def test_identities_without_names_or_images(tmp_path: Path, to: str) -> None:
     made = convert_dataset(InMemory(Names(6, {1: "nobody", 3: "Cleo"}), [3, 4, 3]), tmp_path / "named", to=to)
     images = open_dataset(tmp_path / "named")
     assert made.n_identities == 3
-    wanted = ["4", "Cleo", "nobody"] if to == "folder" else ["0", "nobody", "2", "Cleo", "4", "5"]
-    assert list(images.names) == wanted
+    expected = ["4", "Cleo", "nobody"] if to == "folder" else ["0", "nobody", "2", "Cleo", "4", "5"]
+    assert list(images.names) == expected
     if to != "folder":
         assert images.labels.tolist() == [3, 4, 3]
 
 
-def test_images_out_of_order_stay_so(tmp_path: Path) -> None:
+def test_images_in_any_order_keep_it(tmp_path: Path) -> None:
     source = InMemory(NAMES, [3, 0, 3, 1, 0, 2, 3, 1])
     checksums = {to: convert_dataset(source, tmp_path / to, to=to).checksum for to in FORMATS}
     assert set(checksums.values()) == {slow_checksum(source)}
@@ -140,7 +140,7 @@ def test_images_out_of_order_stay_so(tmp_path: Path) -> None:
         assert as_lists(open_dataset(tmp_path / to)) == as_lists(source)
 
 
-def test_names_nobody_vouches_for(tmp_path: Path) -> None:
+def test_unsafe_names(tmp_path: Path) -> None:
     names = ["../../evil", "/etc/passwd", "a\nb", "A", "a", "", ".hid", "caf\udce9", "con", "é" * 200, "x" * 3000]
     source = InMemory(names, list(range(len(names))))
     made = convert_dataset(source, tmp_path / "folder", to="folder")
@@ -159,7 +159,7 @@ def test_names_nobody_vouches_for(tmp_path: Path) -> None:
         assert sorted(made.renamed) == ["_", "x" * 1000]
 
 
-def test_what_is_no_image_is_copied_all_the_same(tmp_path: Path) -> None:
+def test_files_that_are_not_images_are_copied_too(tmp_path: Path) -> None:
     source = InMemory(["a"], [0, 0, 0], [picture(0), b"<html>", b"\xff\xd8\xff cut"])
     for to in FORMATS:
         made = convert_dataset(source, tmp_path / to, to=to)
@@ -167,9 +167,11 @@ def test_what_is_no_image_is_copied_all_the_same(tmp_path: Path) -> None:
         assert as_lists(open_dataset(tmp_path / to))[2] == [picture(0), b"<html>", b"\xff\xd8\xff cut"]
 
 
-def test_an_image_a_format_cannot_hold_is_named(tmp_path: Path) -> None:
+def test_an_image_that_a_format_cannot_store_is_named(tmp_path: Path) -> None:
     source = InMemory(["Anna", "Ben"], [0, 1], [picture(0), b""])
-    with pytest.raises(DatasetError, match=r"image 1 of the dataset \(Ben\): .*RecordIO holds no image of 0 bytes"):
+    with pytest.raises(
+        DatasetError, match=r"image 1 of the dataset \(Ben\): .*RecordIO cannot store an image of 0 bytes"
+    ):
         convert_dataset(source, tmp_path / "a", to="recordio")
     assert not (tmp_path / "a").exists()
     convert_dataset(source, tmp_path / "b", to="parquet")
@@ -187,7 +189,7 @@ def test_several_datasets_become_one(tmp_path: Path) -> None:
     assert again.checksum == dataset_checksum(images)
 
 
-def test_how_crops_were_made_goes_with_them(tmp_path: Path) -> None:
+def test_the_record_of_crops_is_copied(tmp_path: Path) -> None:
     convert_dataset(in_order(8), tmp_path / "a", to="folder")
     CropRecord(160, 32, "box").write(tmp_path / "a")
     convert_dataset(tmp_path / "a", tmp_path / "b", to="webdataset")
@@ -195,59 +197,59 @@ def test_how_crops_were_made_goes_with_them(tmp_path: Path) -> None:
     assert read_record(tmp_path / "c") == CropRecord(160, 32, "box")
 
 
-# What is in the way
+# Existing outputs
 
 
-def test_nothing_there_is_overwritten(tmp_path: Path) -> None:
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
     source = in_order(8)
     for name in ("file", "folder", "made"):
         (tmp_path / name).mkdir()
     (tmp_path / "file").rmdir()
     (tmp_path / "file").write_text("mine")
     (tmp_path / "folder" / "mine").write_text("mine")
-    convert_dataset(source, tmp_path / "made", to="folder")  # an empty folder is no obstacle
+    convert_dataset(source, tmp_path / "made", to="folder")  # an empty folder is accepted
     (tmp_path / "link").symlink_to("nowhere")
     before = contents(tmp_path)
     for name in ("file", "folder", "made", "link"):
-        with pytest.raises(DatasetError, match=f"{name}: is there already, and is left as it is"):
+        with pytest.raises(DatasetError, match=f"{name}: already exists and is left unchanged"):
             convert_dataset(source, tmp_path / name, to="tfrecord")
-    with pytest.raises(DatasetError, match="is there already"):
+    with pytest.raises(DatasetError, match="already exists"):
         convert_dataset(in_order(9), tmp_path / "made", to="folder")
     again = convert_dataset(source, tmp_path / "made", to="folder")
     assert (again.n_here, again.checksum) == (0, slow_checksum(source))
     assert contents(tmp_path) == before
 
 
-def test_the_output_must_not_lie_in_the_dataset(tmp_path: Path) -> None:
+def test_the_output_must_not_be_inside_the_dataset(tmp_path: Path) -> None:
     convert_dataset(in_order(8), tmp_path / "a", to="folder")
     for out in (tmp_path / "a", tmp_path / "a" / "rec", tmp_path / "a" / "Anna" / "rec"):
-        with pytest.raises(DatasetError, match="the output lies in the dataset"):
+        with pytest.raises(DatasetError, match="the output must not be inside the dataset"):
             convert_dataset(f"{tmp_path / 'a'}{os.pathsep}{tmp_path / 'a'}", out, to="recordio")
     convert_dataset(tmp_path / "a", tmp_path / "ab", to="recordio")
 
 
 def test_what_cannot_be_converted(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="no images; there is nothing to convert"):
+    with pytest.raises(DatasetError, match="no images to convert"):
         convert_dataset(InMemory(["a"], []), tmp_path / "out", to="folder")
     (tmp_path / "empty" / "Anna").mkdir(parents=True)
     with pytest.raises(DatasetError, match="empty: "):
         convert_dataset(tmp_path / "empty", tmp_path / "out", to="tfrecord")
     with pytest.raises(DatasetError, match="no such file or folder"):
         convert_dataset(tmp_path / "missing", tmp_path / "out", to="tfrecord")
-    with pytest.raises(ValueError, match="wants one of folder, recordio, tfrecord, webdataset, parquet; got 'zip'"):
+    with pytest.raises(ValueError, match="must be one of folder, recordio, tfrecord, webdataset, parquet, got 'zip'"):
         convert_dataset(in_order(8), tmp_path / "out", to="zip")
     with pytest.raises(ValueError, match="at least 1 image"):
         convert_dataset(in_order(8), tmp_path / "out", to="parquet", shard_images=0)
     assert os.listdir(tmp_path) == ["empty"]
 
 
-def test_an_output_nobody_can_write(tmp_path: Path) -> None:
+def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(OSError):
         convert_dataset(in_order(8), tmp_path / "file" / "out", to="tfrecord")
 
 
-def test_two_at_once_are_one_too_many(tmp_path: Path) -> None:
+def test_two_at_once_are_refused(tmp_path: Path) -> None:
     begun, go_on = threading.Event(), threading.Event()
 
     class Waiting(InMemory):
@@ -270,7 +272,7 @@ def test_two_at_once_are_one_too_many(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["out"]
 
 
-# Stopped, and gone on with
+# Stopped and resumed
 
 
 class StopError(Exception):
@@ -290,7 +292,7 @@ class Stopping(InMemory):
 
 @pytest.fixture
 def always_safe(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An entry in the journal after every image."""
+    """Update the journal after every image."""
     monkeypatch.setattr(dataset_convert, "_SAFE_SECONDS", 0.0)
     monkeypatch.setattr(os, "fsync", lambda _: None)
     monkeypatch.setattr(os, "sync", lambda: None)
@@ -298,13 +300,13 @@ def always_safe(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("to", FORMATS)
 @pytest.mark.usefixtures("always_safe")
-def test_a_stopped_run_is_gone_on_with(tmp_path: Path, to: str) -> None:
+def test_a_stopped_run_is_resumed(tmp_path: Path, to: str) -> None:
     convert_dataset(in_order(), tmp_path / "once", to=to, shard_images=12)
     source = Stopping(NAMES, sorted(k % 4 for k in range(40)))
     for source.at in (9, 17, 33, 39, 0):
         with pytest.raises(StopError):
             convert_dataset(source, tmp_path / "out", to=to, shard_images=12)
-            if source.at == 0:  # long done, if it was gone on with
+            if source.at == 0:  # already written, if the run is resumed
                 raise StopError
     made = convert_dataset(source, tmp_path / "out", to=to, shard_images=12)
     assert made.n_here == 0
@@ -314,7 +316,7 @@ def test_a_stopped_run_is_gone_on_with(tmp_path: Path, to: str) -> None:
 
 @pytest.mark.parametrize("to", FORMATS)
 def test_what_was_done_is_kept_when_a_run_is_stopped_in_order(tmp_path: Path, to: str) -> None:
-    """Not killed, but by an error or Ctrl-C: then nothing is done twice, but for a shard that cannot be gone on with."""
+    """Stopped by an error or Ctrl-C, not killed: nothing is done twice, except a shard that cannot be resumed."""
     source = Stopping(NAMES, sorted(k % 4 for k in range(40)))
     source.at = 33
     with pytest.raises(StopError):
@@ -330,7 +332,7 @@ def test_what_was_done_is_kept_when_a_run_is_stopped_in_order(tmp_path: Path, to
 @pytest.mark.parametrize("to", FORMATS)
 @pytest.mark.usefixtures("always_safe")
 def test_stopped_while_the_end_is_made(tmp_path: Path, to: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wherever it is stopped after the last image: before each call that the end is made of."""
+    """Stopped after the last image, before each call that finishes the files."""
     convert_dataset(in_order(), tmp_path / "once", to=to, shard_images=12)
 
     def stop(*_: Any, **__: Any) -> None:
@@ -351,7 +353,7 @@ def test_stopped_while_the_end_is_made(tmp_path: Path, to: str, monkeypatch: pyt
 
 
 @pytest.mark.usefixtures("always_safe")
-def test_records_stopped_while_they_are_put_in_their_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_stopped_while_they_are_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from facespace.datasets.formats import recordio_writer as record_writer
 
     convert_dataset(in_order(), tmp_path / "once", to="recordio")
@@ -363,7 +365,7 @@ def test_records_stopped_while_they_are_put_in_their_places(tmp_path: Path, monk
         with monkeypatch.context() as patch, pytest.raises(StopError):
             patch.setattr(record_writer, name, stop)
             convert_dataset(in_order(), tmp_path / "out", to="recordio")
-    with monkeypatch.context() as patch, pytest.raises(StopError):  # after the first record that is no image
+    with monkeypatch.context() as patch, pytest.raises(StopError):  # after the first record that is not an image
         append = record_writer.RecordWriter._append_range
         patch.setattr(record_writer.RecordWriter, "_append_range", lambda *where: (append(*where), stop()))
         convert_dataset(in_order(), tmp_path / "out", to="recordio")
@@ -372,7 +374,7 @@ def test_records_stopped_while_they_are_put_in_their_places(tmp_path: Path, monk
 
 
 @pytest.mark.usefixtures("always_safe")
-def test_only_the_same_run_is_gone_on_with(tmp_path: Path) -> None:
+def test_only_the_same_run_is_resumed(tmp_path: Path) -> None:
     source = Stopping(NAMES, [0] * 20)
     source.at = 17
     with pytest.raises(StopError):
@@ -385,7 +387,9 @@ def test_only_the_same_run_is_gone_on_with(tmp_path: Path) -> None:
         (InMemory(NAMES, [1] * 20), {}),
         (source, {"shard_images": 7}),
     ):
-        with pytest.raises(DatasetError, match=r"\.facespace-out: holds an unfinished conversion of another dataset"):
+        with pytest.raises(
+            DatasetError, match=r"\.facespace-out: contains an unfinished conversion of another dataset"
+        ):
             convert_dataset(images, tmp_path / "out", to="webdataset", **settings)  # type: ignore[arg-type]
     with pytest.raises(DatasetError, match="unfinished conversion"):
         convert_dataset(source, tmp_path / "out", to="tfrecord")
@@ -404,7 +408,7 @@ def test_a_damaged_journal(tmp_path: Path, journal: str) -> None:
 @pytest.mark.parametrize("to", FORMATS)
 @pytest.mark.usefixtures("always_safe")
 def test_what_was_written_is_checked_when_it_is_done(tmp_path: Path, to: str) -> None:
-    """A byte of what was safe changes on the disk before the run is gone on with."""
+    """A byte that was safely on the disk changes before the run is resumed."""
     source = Stopping(NAMES, sorted(k % 4 for k in range(40)))
     source.at = 35
     with pytest.raises(StopError):
@@ -417,7 +421,9 @@ def test_what_was_written_is_checked_when_it_is_done(tmp_path: Path, to: str) ->
     source.at = None
     with pytest.raises(DatasetError) as caught:
         convert_dataset(source, tmp_path / "out", to=to, shard_images=12)
-    assert "damaged" in str(caught.value) or "reads back as other images; remove this folder" in str(caught.value)
+    assert "damaged" in str(
+        caught.value
+    ) or "reading the written dataset back gave other images; remove this folder" in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 
@@ -435,7 +441,7 @@ dataset_convert.convert_dataset(sys.argv[1], sys.argv[2], to=sys.argv[3], shard_
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Enough images to be killed among."""
+    """Return enough images for a process to be killed while it writes them."""
     folder = tmp_path_factory.mktemp("many") / "source"
     source = InMemory(NAMES, sorted(k % 4 for k in range(600)), [picture(k, 30) for k in range(600)])
     convert_dataset(source, folder, to="tfrecord")
@@ -465,7 +471,7 @@ def test_killed_at_any_moment(tmp_path: Path, many: Path, to: str) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit on a file's size")
 @pytest.mark.parametrize("to", ["recordio", "parquet"])
 def test_a_full_disk(tmp_path: Path, many: Path, to: str) -> None:
-    """A limit on the size of files is as good: the system refuses to write on."""
+    """A limit on the size of files has the same effect: the system refuses to write more."""
     code = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))\n{CHILD}"
     code = code.replace("shard_images=50", "shard_images=10_000")
     command = [sys.executable, "-c", code, str(many), str(tmp_path / "out"), to]

@@ -1,4 +1,4 @@
-"""Names of identities: as a scan meets them, in a text beside a file, and as folders."""
+"""Names of identities: collected by a scan, in `names.txt`, and as folders."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ def test_a_scan_keeps_labels_and_the_first_name_of_each(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("label", [-1, MAX_LABEL + 1, 2**63, 10**400])
-def test_labels_that_are_none(label: int) -> None:
-    with pytest.raises(DatasetError, match="the label wants a number from 0 to 16,777,215; got ") as caught:
+def test_invalid_labels(label: int) -> None:
+    with pytest.raises(DatasetError, match="the label must be a number from 0 to 16,777,215, got ") as caught:
         LabelScan().add(label)
     assert len(str(caught.value)) < 120
 
 
 @pytest.mark.parametrize("name", ["", "  ", "a" * 1001])
-def test_names_that_are_none(name: str) -> None:
-    with pytest.raises(DatasetError, match="a name wants 1 to 1000 characters"):
+def test_invalid_names(name: str) -> None:
+    with pytest.raises(DatasetError, match="a name must have 1 to 1000 characters"):
         LabelScan().add(0, name)
 
 
@@ -60,7 +60,7 @@ def test_one_label_has_one_name() -> None:
 
 @given(st.lists(st.text(min_size=1, max_size=20).filter(str.strip), max_size=8))
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_names_are_written_a_line_each(tmp_path: Path, names: list[str]) -> None:
+def test_names_are_written_one_per_line(tmp_path: Path, names: list[str]) -> None:
     from facespace.io.text import plain_text
 
     write_names(tmp_path, names)
@@ -68,23 +68,23 @@ def test_names_are_written_a_line_each(tmp_path: Path, names: list[str]) -> None
     assert os.listdir(tmp_path) == ["names.txt"]
 
 
-def test_a_list_an_editor_of_windows_wrote(tmp_path: Path) -> None:
+def test_a_list_with_windows_line_ends(tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_bytes("Anna\r\nZoë".encode())
     assert read_names(tmp_path) == {0: "Anna", 1: "Zoë"}
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
-        (b"caf\xe9\n", "wants names in UTF-8"),
-        (b"Anna\n\nBen\n", "line 2: wants a name of 1 to 1000 characters"),
-        (b"a" * 1001, "line 1: wants a name"),
+        (b"caf\xe9\n", "must be UTF-8 text with one name a line"),
+        (b"Anna\n\nBen\n", "line 2: a name must have 1 to 1000 characters"),
+        (b"a" * 1001, "line 1: a name must have"),
         (b"a\n" * (MAX_LABEL + 2), "16,777,217 names"),
     ],
 )
-def test_lists_that_are_none(tmp_path: Path, content: bytes, said: str) -> None:
+def test_invalid_lists(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "names.txt").write_bytes(content)
-    with pytest.raises(DatasetError, match=rf"names\.txt.*{said}"):
+    with pytest.raises(DatasetError, match=rf"names\.txt.*{message}"):
         read_names(tmp_path)
 
 
@@ -108,7 +108,7 @@ def test_every_name_becomes_one_safe_folder(names: list[str]) -> None:
     assert folder_names(folders) == folders
 
 
-def test_safe_names_stay_as_they_are() -> None:
+def test_safe_names_are_not_changed() -> None:
     names = ["Anna", "王 小明", "person_00001", "O'Neil, J", "a-2", "m.0107_f", "J.R", "éé"]
     assert folder_names(names) == names
 
@@ -119,7 +119,7 @@ def test_names_that_lead_elsewhere_or_are_devices() -> None:
     ]  # fmt: skip
 
 
-def test_a_million_alike_take_no_square_of_time() -> None:
+def test_equal_names_do_not_take_quadratic_time() -> None:
     folders = folder_names(["same"] * 50_000)
     assert folders[:3] == ["same", "same-2", "same-3"]
     assert len(set(folders)) == 50_000

@@ -1,4 +1,4 @@
-"""Any dataset by its path: the content decides."""
+"""Opening a dataset by its path: the content decides."""
 
 from __future__ import annotations
 
@@ -93,9 +93,9 @@ FORMATS: dict[str, Callable[[Path], Path]] = {
 def refusal(source: str | os.PathLike[str] | list[str]) -> str:
     with pytest.raises(DatasetError) as caught:
         open_dataset(source)
-    said = str(caught.value)
-    assert "\n" not in said
-    return said
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
 
 
 @pytest.mark.parametrize("reader", FORMATS)
@@ -120,7 +120,7 @@ def test_class_folders(tmp_path: Path) -> None:
     assert images.names == ("Anna", "Ben")
 
 
-def test_what_lies_beside_class_folders(tmp_path: Path) -> None:
+def test_other_files_next_to_class_folders(tmp_path: Path) -> None:
     folders(tmp_path, "Anna")
     (tmp_path / "faces.parquet").write_bytes(b"PAR1 and so on")
     (tmp_path / "faces.csv").write_text("a,b\n")
@@ -129,20 +129,20 @@ def test_what_lies_beside_class_folders(tmp_path: Path) -> None:
     assert isinstance(open_dataset(tmp_path), ImageFolder)
 
 
-def test_what_lies_beside_a_training_set_of_insightface(tmp_path: Path) -> None:
+def test_other_files_next_to_a_training_set_of_insightface(tmp_path: Path) -> None:
     folders(records(tmp_path), "preview")
     (tmp_path / "lfw.bin").write_bytes(b"\x80\x02")
     assert isinstance(open_dataset(tmp_path), RecordImages)
 
 
 @pytest.mark.parametrize("reader", [name for name in FORMATS if name != "RecordImages"])
-def test_a_folder_of_two_kinds_is_neither(tmp_path: Path, reader: str) -> None:
+def test_a_folder_of_two_kinds_is_refused(tmp_path: Path, reader: str) -> None:
     folder = folders(FORMATS[reader](tmp_path / "data"), "Anna")
-    said = refusal(folder)
-    assert "wanted one kind of dataset; this folder has class folders (folders such as Anna) and " in said
+    message = refusal(folder)
+    assert "a folder must contain one kind of dataset, got class folders (folders such as Anna) and " in message
 
 
-def test_damage_is_told_by_the_reader_the_name_speaks_of(tmp_path: Path) -> None:
+def test_the_reader_for_the_ending_reports_damage(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "part.tfrecord").write_bytes(b"damaged from the first byte on")
     assert "not a TFRecord file" in refusal(tmp_path / "a")
@@ -166,14 +166,16 @@ def test_an_old_tar(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "data", [b"", b"\0" * 600, b"text\n", png(), b"a\tb\tc\n", b"\t" * 6, b"1\t2\t3\t4\t5\t6\n", b"\x80\x02]."]
 )
-def test_what_is_none(tmp_path: Path, data: bytes) -> None:
+def test_paths_that_are_not_a_dataset(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "file").write_bytes(data)
     for path in (tmp_path, tmp_path / "file"):
-        said = refusal(path)
-        assert "not a dataset; wanted class folders, an MXNet .rec, TFRecord files, tar shards, Parquet files" in said
+        message = refusal(path)
+        assert (
+            "not a dataset; expected class folders, an MXNet .rec, TFRecord files, tar shards, Parquet files" in message
+        )
 
 
-def test_what_to_do_with_a_folder_around_a_dataset(tmp_path: Path) -> None:
+def test_the_hint_for_a_folder_around_a_dataset(tmp_path: Path) -> None:
     (tmp_path / "hub").mkdir()
     (tmp_path / "hub" / "README.md").touch()
     tars(tmp_path / "hub" / "data")
@@ -182,13 +184,15 @@ def test_what_to_do_with_a_folder_around_a_dataset(tmp_path: Path) -> None:
     assert f"{tmp_path}/lfw: not a dataset; but {tmp_path}/lfw/images is one" in refusal(tmp_path / "lfw")
     (tmp_path / "shards").mkdir()
     (tmp_path / "shards" / "00000.tar.gz").touch()
-    assert "not a dataset; compressed files such as 00000.tar.gz leave no way to" in refusal(tmp_path / "shards")
+    assert "not a dataset; single images cannot be read from compressed files such as 00000.tar.gz" in refusal(
+        tmp_path / "shards"
+    )
 
 
 @pytest.mark.parametrize(
     "name", ["a.tfrecord", "a.tfrecords", "a.tfrecords-00003", "a.tfrec", "A.TFR", "a-00001-of-00002"]
 )
-def test_how_tfrecords_are_called_in_a_folder(tmp_path: Path, name: str) -> None:
+def test_endings_of_tfrecords_in_a_folder(tmp_path: Path, name: str) -> None:
     (tfrecords(tmp_path / "set") / "tran.tfrecords").rename(tmp_path / "set" / name)
     assert len(open_dataset(tmp_path / "set")) == 1
 
@@ -199,20 +203,22 @@ def test_a_pattern_of_shards(tmp_path: Path) -> None:
     assert "train*" in refusal(tmp_path)
     assert len(open_dataset(tmp_path / "train-*")) == 2
     assert len(open_dataset(f"{tmp_path}/train-1*{os.pathsep}{tmp_path}/val-*")) == 2
-    assert "no file is called so" in refusal(tmp_path / "test-*")
+    assert "no file matches this pattern" in refusal(tmp_path / "test-*")
     folders(tmp_path / "x", "Anna")
-    assert "wanted a pattern of TFRecord, tar, Parquet, MS-Celeb-1M files" in refusal(tmp_path / "x" / "Anna" / "*.png")
+    assert "a pattern must match TFRecord, tar, Parquet, MS-Celeb-1M files" in refusal(
+        tmp_path / "x" / "Anna" / "*.png"
+    )
 
 
-def test_paths_that_are_none(tmp_path: Path) -> None:
+def test_empty_sources(tmp_path: Path) -> None:
     assert f"{tmp_path}/missing: no such file or folder" in refusal(tmp_path / "missing")
     assert "``: no such file or folder" in refusal("")
-    assert "no dataset was named; wanted" in refusal([])
+    assert "no dataset was given; expected" in refusal([])
     assert "no such file" in refusal("a\0b")
     os.mkfifo(tmp_path / "fifo")
     assert "not a dataset" in refusal(tmp_path / "fifo")
     (tmp_path / "x.tfrecord.gz").write_bytes(gzip.compress(b"records"))
-    assert "compressed, which leaves no way to one image; unpack it" in refusal(tmp_path / "x.tfrecord.gz")
+    assert "single images cannot be read from a compressed file; unpack it" in refusal(tmp_path / "x.tfrecord.gz")
     (tmp_path / "empty" / "Anna").mkdir(parents=True)
     assert "not a dataset" in refusal(tmp_path / "empty")
 
@@ -220,7 +226,7 @@ def test_paths_that_are_none(tmp_path: Path) -> None:
 # Several
 
 
-def test_two_parted_by_a_colon(tmp_path: Path) -> None:
+def test_two_separated_by_a_colon(tmp_path: Path) -> None:
     a, b = folders(tmp_path / "a", "Anna", "Ben"), folders(tmp_path / "b", "Ben", "Cleo")
     for source in (f"{a}{os.pathsep}{b}", Path(f"{a}{os.pathsep}{b}"), [a, b], (str(a), b)):
         images = open_dataset(source)
@@ -234,14 +240,14 @@ def test_two_parted_by_a_colon(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no colon in names there")
-def test_a_path_that_is_there_is_one_path(tmp_path: Path) -> None:
+def test_an_existing_path_with_a_colon_is_one_path(tmp_path: Path) -> None:
     folders(tmp_path / "a", "Anna")
     folders(tmp_path / "a:b", "Ben")
     assert open_dataset(f"{tmp_path}/a:b").names == ("Ben",)
     assert open_dataset(f"{tmp_path}/a:{tmp_path}/a").names == ("Anna",)
 
 
-def test_the_second_home_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_tilde_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders(tmp_path / "a", "Anna")
     folders(tmp_path / "b", "Ben")
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -253,5 +259,5 @@ def test_the_second_home_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("form", ["{a}:", ":{a}", "{a}::{a}", ":"])
 def test_empty_parts(tmp_path: Path, form: str) -> None:
     source = form.format(a=folders(tmp_path / "a", "Anna")).replace(":", os.pathsep)
-    assert f"wanted paths parted by one `{os.pathsep}` each; one of them is empty" in refusal(source)
+    assert f"expected paths separated by single `{os.pathsep}`, got an empty path" in refusal(source)
     assert "x: no such file or folder" in refusal(f"{tmp_path / 'a'}{os.pathsep}x")

@@ -1,4 +1,4 @@
-"""What every dataset offers, whatever file it lies in: one contract, every reader."""
+"""The contract of every dataset reader."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def encoded_images() -> list[bytes]:
     for k, kind in enumerate(["JPEG", "PNG", "WEBP", "JPEG", "PNG", "JPEG", "PNG"]):
         stream = io.BytesIO()
         pixels = rng.integers(256, size=(12, 9 + k, 3), dtype=np.uint8)
-        Image.fromarray(pixels if k % 2 else pixels[..., 0]).save(stream, kind)  # gray ones, too
+        Image.fromarray(pixels if k % 2 else pixels[..., 0]).save(stream, kind)  # gray images too
         images.append(stream.getvalue())
     return images
 
@@ -40,7 +40,7 @@ def encoded_images() -> list[bytes]:
 def class_folders(root: Path) -> LabelledImages:
     for k, (label, encoded) in enumerate(zip(LABELS, encoded_images(), strict=True)):
         (root / NAMES[label]).mkdir(parents=True, exist_ok=True)
-        (root / NAMES[label] / f"{k}.png").write_bytes(encoded)  # the ending lies for some, as in life
+        (root / NAMES[label] / f"{k}.png").write_bytes(encoded)  # some have a wrong ending, as in practice
     return ImageFolder(root)
 
 
@@ -161,7 +161,7 @@ def test_order_is_stable(images: LabelledImages, tmp_path: Path) -> None:
     assert backwards[::-1] == all_of(images)
 
 
-def test_a_folder_opened_again_is_the_same(images: LabelledImages, tmp_path: Path) -> None:
+def test_a_reopened_folder_is_the_same(images: LabelledImages, tmp_path: Path) -> None:
     if isinstance(images, UnionImages):
         again = open_dataset([tmp_path / "data" / "a", tmp_path / "data" / "b"])
     else:
@@ -179,7 +179,7 @@ def test_no_such_image(images: LabelledImages, index: int) -> None:
             method(index)
 
 
-def test_numbers_of_numpy_and_nothing_else(images: LabelledImages) -> None:
+def test_indices_may_be_numpy_integers_but_nothing_else(images: LabelledImages) -> None:
     assert np.array_equal(images.read(np.int64(1)), images.read(1))
     for method in (images.encoded, images.read):
         with pytest.raises(TypeError):
@@ -188,14 +188,14 @@ def test_numbers_of_numpy_and_nothing_else(images: LabelledImages) -> None:
 
 def test_a_pickled_one_reads_the_same(images: LabelledImages) -> None:
     before = pickle.loads(pickle.dumps(images))
-    wanted = all_of(images)
-    after = pickle.loads(pickle.dumps(images))  # with files open
+    expected = all_of(images)
+    after = pickle.loads(pickle.dumps(images))  # while files are open
     for copy in (before, after):
         assert len(copy) == len(images)
         assert list(copy.names) == list(images.names)
         assert np.array_equal(copy.labels, images.labels)
-        assert all_of(copy) == wanted
-    assert all_of(images) == wanted
+        assert all_of(copy) == expected
+    assert all_of(images) == expected
 
 
 def test_threads_read_the_same(images: LabelledImages) -> None:
@@ -215,8 +215,8 @@ def two_processes() -> Iterator[concurrent.futures.Executor]:
 def test_two_processes_read_the_same(images: LabelledImages, two_processes: concurrent.futures.Executor) -> None:
     images.read(0)
     jobs = [two_processes.submit(_read_all, images, part) for part in range(2)]
-    wanted = all_of(images)
-    assert [job.result() for job in jobs] == [wanted[0::2], wanted[1::2]]
+    expected = all_of(images)
+    assert [job.result() for job in jobs] == [expected[0::2], expected[1::2]]
 
 
 def _read_all(images: LabelledImages, part: int) -> list[bytes]:

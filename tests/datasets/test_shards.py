@@ -1,4 +1,4 @@
-"""Files of a dataset: found in order, and read in pieces from any thread."""
+"""The files of a dataset: finding them in order, and reading pieces from any thread."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from facespace.datasets.shards import Piece, Pieces, ShardFiles, find_shards
 from facespace.errors import DatasetError
 
 
-def test_shards_are_sorted_as_people_count(tmp_path: Path) -> None:
+def test_shards_are_in_natural_order(tmp_path: Path) -> None:
     for name in ("s-10.tar", "s-9.TAR", "s-09.tar", "a.tar", "b.tar.gz", ".c.tar", "1.tar", "²-3.tar"):
         (tmp_path / name).touch()
     found = find_shards(tmp_path, r"\.tar", "tar files")
-    wanted = ["1.tar", "a.tar", "s-9.TAR", "s-09.tar", "s-10.tar", "²-3.tar"]
-    assert [os.path.basename(path) for path in found] == wanted
+    expected = ["1.tar", "a.tar", "s-9.TAR", "s-09.tar", "s-10.tar", "²-3.tar"]
+    assert [os.path.basename(path) for path in found] == expected
     assert find_shards(tmp_path / "x", r"\.tar", "tar files") == (str(tmp_path / "x"),)
 
 
@@ -34,11 +34,11 @@ def test_shards_are_sorted_as_people_count(tmp_path: Path) -> None:
         (["eval00.tar", "train00.tar", "train01.tar"], "train*"),
     ],
 )
-def test_what_is_trained_on_and_measured_on_is_kept_apart(tmp_path: Path, names: list[str], one: str) -> None:
+def test_shards_of_several_splits_are_refused(tmp_path: Path, names: list[str], one: str) -> None:
     for name in names:
         (tmp_path / name).touch()
     with pytest.raises(
-        DatasetError, match=f"parts for training and for measuring .*; name one of them: '{tmp_path}/{re.escape(one)}'$"
+        DatasetError, match=f"shards of several splits .*; choose one split: '{tmp_path}/{re.escape(one)}'$"
     ):
         find_shards(tmp_path, r"\.tar", "tar files")
     some = find_shards(tmp_path / f"{names[0][:4]}*", r"\.tar", "tar files")
@@ -48,13 +48,13 @@ def test_what_is_trained_on_and_measured_on_is_kept_apart(tmp_path: Path, names:
 @pytest.mark.parametrize(
     "names", [["test-0.tar", "test-1.tar"], ["trainer.tar", "valid.tar"], ["a-train.tar", "a-val.tar"]]
 )
-def test_names_that_tell_no_parts(tmp_path: Path, names: list[str]) -> None:
+def test_names_without_a_split(tmp_path: Path, names: list[str]) -> None:
     for name in names:
         (tmp_path / name).touch()
     assert len(find_shards(tmp_path, r"\.tar", "tar files")) == 2
 
 
-def test_a_pattern_picks_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pattern_selects_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("s-10", "s-9", "s-[0-9]x", ".s-7", "t-1"):
         (tmp_path / name).touch()
     (tmp_path / "s-8").mkdir()
@@ -65,8 +65,8 @@ def test_a_pattern_picks_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert found("s-[0-9]*") == ["s-9", "s-10"]
     assert found("?-1*") == ["s-10", "t-1"]
     assert found("*") == ["s-9", "s-10", "s-[0-9]x", "t-1"]
-    assert found("s-[0-9]x") == ["s-[0-9]x"]  # for it is there
-    with pytest.raises(DatasetError, match="no file is called so"):
+    assert found("s-[0-9]x") == ["s-[0-9]x"]  # because it exists
+    with pytest.raises(DatasetError, match="no file matches this pattern"):
         found("u*")
     with pytest.raises(DatasetError, match="the folder cannot be listed"):
         found("nowhere/s*")
@@ -74,7 +74,7 @@ def test_a_pattern_picks_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert find_shards("t*", r"\.tar", "tar files") == ("t-1",)
 
 
-def test_pieces_are_found_by_their_number() -> None:
+def test_pieces_are_found_by_their_index() -> None:
     pieces = Pieces()
     pieces.end_shard()
     for offset in (5, 6):
@@ -117,7 +117,7 @@ def test_without_pread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert list(pool.map(lambda k: files.read(0, k, 2), range(198))) == [bytes([k, k + 1]) for k in range(198)]
 
 
-def test_files_that_are_none(tmp_path: Path) -> None:
+def test_invalid_files(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="missing: no such file"):
         ShardFiles([str(tmp_path / "missing")])
     with pytest.raises(DatasetError, match="not a regular file"):

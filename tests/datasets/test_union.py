@@ -14,7 +14,7 @@ from facespace.errors import DatasetError
 
 
 class Few:
-    """The least that is a dataset: image k of `letter` is `letter` and k."""
+    """A minimal dataset: image k consists of `letter` and k."""
 
     def __init__(self, letter: str, names: Sequence[str], labels: Sequence[int]) -> None:
         self.letter, self.names, self.labels = letter, names, np.array(labels, np.int64)
@@ -52,14 +52,14 @@ def test_each_image_keeps_its_name() -> None:
         names = [f"p{k}" for k in rng.permutation(20)[:9]]
         parts.append(Few(letter, names, rng.integers(9, size=rng.integers(12)).tolist()))
     union = UnionImages(parts)
-    wanted = [part.names[label] for part in parts for label in part.labels]
-    assert [union.names[label] for label in union.labels] == wanted
+    expected = [part.names[label] for part in parts for label in part.labels]
+    assert [union.names[label] for label in union.labels] == expected
     assert len(set(union.names)) == len(union.names)
     encoded = [part.encoded(k) for part in parts for k in range(len(part))]
     assert [union.encoded(k) for k in range(len(union))] == encoded
 
 
-def test_datasets_without_names_share_nobody() -> None:
+def test_datasets_without_names_share_no_identity() -> None:
     union = UnionImages([Few("a", Names(3, {1: "Ben"}), [0, 1, 2]), *(Few(x, Names(2, {}), [0, 1, 1]) for x in "bc")])
     assert union.names == (
         "0", "Ben", "2", "0 (dataset 2)", "1 (dataset 2)", "0 (dataset 3)", "1 (dataset 3)"
@@ -72,20 +72,20 @@ def test_datasets_without_names_share_nobody() -> None:
 @pytest.mark.parametrize(
     "names",
     [
-        [str(k) for k in sorted(range(12), key=str)],  # as folders sort
+        [str(k) for k in sorted(range(12), key=str)],  # in the order of sorted folders
         [f"{k:06d}" for k in range(12)],
         [f"{k:02d}" for k in range(1, 13)],
         ["1", "0"],
         ["1"],
     ],
 )
-def test_folders_that_are_numbers_share_nobody(names: list[str]) -> None:
+def test_numbered_folders_share_no_identity(names: list[str]) -> None:
     union = UnionImages([Few(x, names, range(len(names))) for x in "ab"])
     assert union.names == tuple(f"{name} (dataset {k})" for k in (1, 2) for name in names)
     assert union.labels.tolist() == list(range(2 * len(names)))
 
 
-def test_unions_that_became_datasets_share_nobody_they_kept_apart() -> None:
+def test_converted_unions_keep_numbered_identities_apart() -> None:
     part = UnionImages([Few("a", ["0", "1"], [0, 1]), Few("b", ["Anna"], [0])])
     union = UnionImages([part, part])
     assert union.names == (
@@ -99,22 +99,25 @@ def test_unions_that_became_datasets_share_nobody_they_kept_apart() -> None:
     ("first", "second"),
     [(["7", "Ben"], ["Cleo", "7"]), (["0000045", "0000099"], ["0000099", "0000102"]), (["2", "3"], ["3", "4"])],
 )
-def test_numbers_that_are_no_count_are_names_and_told(first: list[str], second: list[str]) -> None:
-    with pytest.warns(UserWarning, match="^1 people called by numbers are taken for the same person"):
+def test_numbers_with_gaps_are_names_with_a_warning(first: list[str], second: list[str]) -> None:
+    with pytest.warns(
+        UserWarning,
+        match="^1 identities whose names are equal numbers in several datasets are treated as the same people",
+    ):
         union = UnionImages([Few("a", first, [0, 1]), Few("b", second, [1, 0])])
     assert set(union.names) == {*first, *second}
     assert [union.names[label] for label in union.labels] == [*first, second[1], second[0]]
 
 
-def test_empty_parts_and_none() -> None:
+def test_empty_datasets_and_no_datasets() -> None:
     union = UnionImages([Few("a", [], []), Few("b", ["B"], [0]), Few("c", ["C"], []), Few("d", ["D"], [0])])
     assert union.names == ("B", "C", "D")
     assert [union.encoded(k) for k in range(2)] == [b"b0", b"d0"]
-    with pytest.raises(DatasetError, match="at least one dataset; got none"):
+    with pytest.raises(DatasetError, match="at least one dataset, got none"):
         UnionImages([])
 
 
-def test_a_union_of_unions_is_one() -> None:
+def test_a_union_of_unions() -> None:
     parts = [Few("a", ["A", "B"], [0, 1]), Few("b", ["B", "C"], [1, 0]), Few("c", ["C"], [0])]
     flat, deep = UnionImages(parts), UnionImages([parts[0], UnionImages(parts[1:])])
     assert flat.names == deep.names

@@ -1,4 +1,4 @@
-"""Writers of every format: what one writes is read back, and another goes on where it was stopped."""
+"""The writers of every format: reading back what was written, and resuming."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ pytest.importorskip("pyarrow")
 LABELS = [2, 0, 2, 2, 1, 0, 1]
 NAMED = Names(3, {0: "Anna", 1: "Ben", 2: "Zoë"})
 NUMBERS = Names(3, {})
-# A folder has a name for each label.
+# Class folders need a name for each label.
 FOLDERS = Names(3, {0: "0", 1: "1", 2: "2"})
 
 
 def picture(number: int) -> bytes:
-    """A PPM of random pixels."""
+    """Return a PPM of random pixels."""
     return b"P6 8 8 255\n" + np.random.default_rng(number).bytes(3 * 64)
 
 
@@ -55,7 +55,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("to", sorted(set(FORMATS) - {"folder"}))
-def test_formats_but_folders_keep_names_as_text(to: str) -> None:
+def test_all_formats_except_folders_keep_names_as_text(to: str) -> None:
     names = {0: "a/b", 3: "", 4: " \t", 5: "x" * (MAX_NAME + 1), 7: "line\nbreak", 9: "caf\udce9", 10: "7"}
     assert names_in(to, names, 20) == {
         0: "a/b", 3: "_", 4: "_", 5: "x" * MAX_NAME, 7: "line\\nbreak", 9: "caf\\xe9", 10: "7",
@@ -68,7 +68,7 @@ def test_folders_get_safe_names() -> None:
     assert names_in("folder", names, 10)[4] == "Anna"
 
 
-def test_folders_of_numbers_sort_as_numbers_do() -> None:
+def test_numbered_folders_are_sorted_as_numbers() -> None:
     for n_labels in (1, 10, 11, 100, 101, 1000):
         names = names_in("folder", {label: str(label) for label in range(n_labels)}, n_labels)
         assert sorted(names.values()) == list(names.values())
@@ -76,10 +76,10 @@ def test_folders_of_numbers_sort_as_numbers_do() -> None:
         assert {len(name) for name in names.values()} == {len(str(n_labels - 1))}
 
 
-def test_numbers_that_are_names_stay_as_they_are() -> None:
+def test_numbers_that_are_names_are_not_changed() -> None:
     assert names_in("folder", {0: "7", 1: "11"}, 12) == {0: "7", 1: "11"}
     assert names_in("folder", {0: "0", 1: "Ben"}, 12) == {0: "0", 1: "Ben"}
-    # The width is that of all labels, also of those without images.
+    # The width is that of the largest label, also if it has no images.
     assert names_in("folder", {3: "3"}, 101) == {3: "003"}
     assert names_in("folder", {}, 5) == {}
 
@@ -99,8 +99,8 @@ def test_what_is_written_is_read_back_in_its_order(tmp_path: Path, to: str, name
 
 
 @pytest.mark.parametrize("to", FORMATS)
-def test_a_format_is_told_from_its_files(tmp_path: Path, to: str) -> None:
-    """What a writer leaves is what `open_dataset` takes for a dataset of the same people."""
+def test_a_format_is_recognised_by_its_files(tmp_path: Path, to: str) -> None:
+    """`open_dataset` recognises what a writer wrote as a dataset of the same people."""
     images = open_dataset(written(to, tmp_path / "out"))
     assert sorted(zip(images.labels.tolist(), map(images.encoded, range(len(images))), strict=True)) == sorted(
         (label, picture(k)) for k, label in enumerate(LABELS)
@@ -134,37 +134,37 @@ def test_people_without_names_have_no_list_of_names(tmp_path: Path, to: str) -> 
 
 
 @pytest.mark.parametrize("to", SHARDED)
-def test_a_shard_ends_when_it_has_bytes_enough(tmp_path: Path, to: str) -> None:
+def test_a_shard_ends_when_it_has_enough_bytes(tmp_path: Path, to: str) -> None:
     writer = open_writer(to, tmp_path, NUMBERS, shard_images=100, shard_bytes=1)
     write(writer, range(3))
     writer.close()
     assert len(os.listdir(tmp_path)) == 3
 
 
-# Going on
+# Resuming
 
 
 @pytest.mark.parametrize("to", FORMATS)
 @pytest.mark.parametrize("kept", [2, 4, 6])
-def test_a_writer_goes_on_where_another_was_stopped(tmp_path: Path, to: str, kept: int) -> None:
-    """After whole shards, where every format has a place to resume at. An image more is written, and lost."""
-    wanted = contents(written(to, tmp_path / "wanted"))
+def test_a_writer_resumes_where_another_was_stopped(tmp_path: Path, to: str, kept: int) -> None:
+    """After complete shards, where every format has a position to resume at. One more image is written and lost."""
+    expected = contents(written(to, tmp_path / "expected"))
     (tmp_path / "out").mkdir()
     writer = opened(to, tmp_path / "out")
     write(writer, range(kept))
-    place = json.loads(json.dumps(writer.sync()))  # as a journal keeps it
+    place = json.loads(json.dumps(writer.sync()))  # as a journal stores it
     assert place is not None
     write(writer, [kept])
     writer.abandon()
     writer = opened(to, tmp_path / "out", resume_at=place)
     write(writer, range(kept, len(LABELS)))
     writer.close()
-    assert contents(tmp_path / "out") == wanted
+    assert contents(tmp_path / "out") == expected
 
 
-def test_records_that_were_put_in_their_places_are_gone_on_with(tmp_path: Path) -> None:
-    """A writer that is stopped between its last steps leaves `train.rec` finished, with or without the other files."""
-    wanted = contents(written("recordio", tmp_path / "wanted"))
+def test_renamed_records_are_resumed(tmp_path: Path) -> None:
+    """A writer stopped between its last steps leaves a finished `train.rec`, with or without the other files."""
+    expected = contents(written("recordio", tmp_path / "expected"))
     for n_others in (0, 1, 2):
         folder = tmp_path / f"out {n_others}"
         folder.mkdir()
@@ -179,13 +179,13 @@ def test_records_that_were_put_in_their_places_are_gone_on_with(tmp_path: Path) 
         assert "train.rec" not in os.listdir(folder)
         write(writer, range(4, len(LABELS)))
         writer.close()
-        assert contents(folder) == wanted
+        assert contents(folder) == expected
 
 
 @pytest.mark.parametrize(
     ("to", "place"), [("recordio", 500), ("tfrecord", 500), ("webdataset", [2, 0, 2, 4096]), ("parquet", [1, 2])]
 )
-def test_files_that_are_gone_cannot_be_gone_on_with(tmp_path: Path, to: str, place: Any) -> None:
+def test_missing_files_cannot_be_resumed(tmp_path: Path, to: str, place: Any) -> None:
     with pytest.raises(DatasetError) as caught:
         opened(to, tmp_path, resume_at=place)
     assert str(tmp_path) in str(caught.value)
@@ -196,8 +196,8 @@ def test_files_that_are_gone_cannot_be_gone_on_with(tmp_path: Path, to: str, pla
     ("to", "place"),
     [*((to, place) for to in ("recordio", "webdataset") for place in ("x", [1, "x"], {"a": 1})), ("parquet", [1, "x"])],
 )
-def test_places_that_are_none(tmp_path: Path, to: str, place: Any) -> None:
-    """A journal that somebody has changed."""
+def test_invalid_positions(tmp_path: Path, to: str, place: Any) -> None:
+    """A journal that was edited."""
     writer = opened(to, tmp_path, NUMBERS)
     write(writer, range(3))
     writer.close()

@@ -124,7 +124,7 @@ def test_a_conversion_of_one_process_is_not_changed(cli: Cli, crops: Path, tmp_p
 def test_a_conversion_in_parts_is_not_changed(cli: Cli, crops: Path, tmp_path: Path) -> None:
     (tmp_path / ".facespace-out" / PARTS).mkdir(parents=True)
     refused = cli("dataset", "convert", crops, tmp_path / "out", "--to", "parquet")
-    assert (refused.code, "holds a conversion begun with --ray" in refused.err) == (1, True)
+    assert (refused.code, "contains a conversion started with --ray" in refused.err) == (1, True)
     assert (tmp_path / ".facespace-out" / PARTS).is_dir()
 
 
@@ -134,7 +134,7 @@ def test_a_damaged_shard_is_noticed(cli: Cli, crops: Path, tmp_path: Path, monke
     write = TarWriter.write
     monkeypatch.setattr(TarWriter, "write", lambda writer, encoded, label: write(writer, encoded[:-1] + b"\0", label))
     refused = cli("dataset", "convert", crops, tmp_path / "out", "--to", "webdataset", "--ray", "local")
-    assert (refused.code, "what was written reads back as other images" in refused.err) == (1, True)
+    assert (refused.code, "reading the written dataset back gave other images" in refused.err) == (1, True)
     assert not (tmp_path / "out").exists()
 
 

@@ -63,7 +63,7 @@ def test_photos_are_found_by_the_rules_of_a_local_folder(place: str, tmp_path: P
     ]
     for name in names:
         put(f"{place}/photos", name, b"no photo" if name == "notes.txt" else jpeg)
-    with pytest.warns(LeftOutWarning, match=r"left out 1 video \(.*film.mp4; .*\) and 1 file that is no photo"):
+    with pytest.warns(LeftOutWarning, match=r"left out 1 video \(.*film.mp4; .*\) and 1 file that is not a photo"):
         found = list(find_photos([f"{place}/photos"]))
     expected = ["a.JPG", "b.jpg", "without ending", "c/2.jpg", "z/1.png"]
     assert found == [f"{place}/photos/{name}" for name in expected]

@@ -1,4 +1,4 @@
-"""Weights quantised by blocks against loops, and what is cleaned up in the files that hold them."""
+"""Block-quantised weights compared with loops, and the clean-up of files that contain them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BLOCKS = {"axis": 1, "block_size": 3}
 def by_loops(
     values: np.ndarray, scales: np.ndarray, zeros: np.ndarray | None = None, *, axis: int = 1, block_size: int
 ) -> np.ndarray:
-    """Each number of a weight by itself: (q − zero point) · scale of its block."""
+    """Compute each number of a weight by itself: (q − zero point) · scale of its block."""
     result = np.zeros(values.shape, np.float32)
     for place in np.ndindex(*values.shape):
         block = list(place)
@@ -49,7 +49,7 @@ def quantized(
     edit: Callable[[Any], object] = lambda model: None,
     **attributes: int,
 ) -> bytes:
-    """x times the weight; for x = 1 the output is the weight. `reshapes` are shapes it is given, one after the other."""
+    """Return x times the weight; for x = 1 the output is the weight. `reshapes` are applied to it one after the other."""
     graph = GraphBuilder()
     x = graph.input("x", np.float32, [1, 1])
     weight = graph.node("DequantizeLinear", [graph.constant(part) for part in parts], **attributes)
@@ -67,7 +67,7 @@ def opened(data: bytes) -> bytes:
 
 
 def computed(data: bytes, x: np.ndarray = ONE) -> np.ndarray:
-    """The output of ONNX Runtime, which knows no blocks in operators of this version."""
+    """Return the output of ONNX Runtime, which does not support blocks in this opset."""
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
     return session.run(None, {session.get_inputs()[0].name: x})[0]
 
@@ -87,7 +87,7 @@ def shapes(data: bytes) -> dict[str, list[int | str]]:
 
 @st.composite
 def weights(draw) -> tuple[list[np.ndarray], dict[str, int]]:
-    """Integers, scales and, perhaps, zero points, with blocks along any axis, whole or not, or longer than it."""
+    """Draw integers, scales and, optionally, zero points; blocks along any axis, which may not fit or be longer than it."""
     shape = draw(st.lists(st.integers(1, 7), min_size=1, max_size=4))
     axis = draw(st.integers(-len(shape), len(shape) - 1))
     block = draw(st.integers(1, 9))
@@ -107,9 +107,9 @@ def weights(draw) -> tuple[list[np.ndarray], dict[str, int]]:
 def test_weights_are_those_of_a_loop(weight):
     parts, attributes = weight
     found = computed(opened(quantized(*parts, **attributes)))
-    wanted = by_loops(*parts, **attributes)
+    expected = by_loops(*parts, **attributes)
     assert found.dtype == np.float32
-    np.testing.assert_array_equal(found.reshape(wanted.shape), wanted)
+    np.testing.assert_array_equal(found.reshape(expected.shape), expected)
 
 
 def test_a_block_that_the_axis_cuts_short():
@@ -119,7 +119,7 @@ def test_a_block_that_the_axis_cuts_short():
     assert found.tolist() == [[0, 1, 20, 30, 400], [10, 12, 140, 160, 1800]]
 
 
-def test_the_axis_is_the_second_where_none_is_said():
+def test_the_default_axis_is_the_second():
     found = computed(opened(quantized(VALUES, SCALES, ZEROS, block_size=3)))
     np.testing.assert_array_equal(found, WEIGHT)
 
@@ -127,7 +127,7 @@ def test_the_axis_is_the_second_where_none_is_said():
 @pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
 @pytest.mark.parametrize("axis", [0, 1])
 def test_a_single_scale_is_that_of_the_whole_weight(shape, axis):
-    """OpenCV Zoo gives it a block size all the same, which may be shorter than the weight."""
+    """OpenCV Zoo gives it a block size nevertheless, which may be shorter than the weight."""
     parts = VALUES, np.full(shape, 0.25, np.float32), np.full(shape, 7, np.int8)
     found = computed(opened(quantized(*parts, axis=axis, block_size=2)))
     np.testing.assert_array_equal(found, (VALUES.astype(np.float32) - 7) / 4)
@@ -146,14 +146,14 @@ def test_scales_of_another_precision(dtype):
     np.testing.assert_allclose(found, by_loops(VALUES, scales, ZEROS, **BLOCKS), rtol=1e-6)
 
 
-def test_scales_that_are_no_numbers_warn_nobody():
+def test_scales_that_are_not_finite_give_no_warning():
     scales = np.array([[np.inf, np.nan]] * 4, np.float32)
     found = computed(opened(quantized(VALUES * 0, scales, **BLOCKS)))
     assert np.isnan(found).all()
 
 
 @pytest.mark.parametrize(
-    ("shapes", "wanted"),
+    ("shapes", "expected"),
     [
         (([2, 3, 4],), (2, 3, 4)),
         (([2, -1],), (2, 12)),
@@ -161,14 +161,14 @@ def test_scales_that_are_no_numbers_warn_nobody():
         (([2, 2, 6], [0, -1]), (2, 12)),
     ],
 )
-def test_a_reshaped_weight_is_computed_too(shapes, wanted):
+def test_a_reshaped_weight_is_computed_too(shapes, expected):
     """As OpenCV Zoo writes them: quantised in two dimensions, reshaped to the four of a convolution."""
     data = opened(quantized(VALUES, SCALES, ZEROS, **BLOCKS, reshapes=shapes))
     assert operators(data) == ["Mul", "Identity"]
-    np.testing.assert_array_equal(computed(data), WEIGHT.reshape(wanted))
+    np.testing.assert_array_equal(computed(data), WEIGHT.reshape(expected))
 
 
-def test_a_shape_that_the_network_computes_stays_to_it():
+def test_a_shape_computed_by_the_network_is_kept():
     def edit(model):
         shape = model.graph.initializer[-1]
         model.graph.node.insert(0, new_node("Identity", "shape", [shape.name], {}))
@@ -179,7 +179,7 @@ def test_a_shape_that_the_network_computes_stays_to_it():
     np.testing.assert_array_equal(computed(data), WEIGHT.reshape(8, 3))
 
 
-def test_what_is_quantised_otherwise_is_left_alone():
+def test_other_quantisation_is_left_unchanged():
     data = quantized(VALUES, np.float32(0.5), np.int8(3))
     assert opened(data) == data
     both = quantized(VALUES, SCALES, ZEROS, **BLOCKS, edit=lambda model: also_quantised_whole(model))
@@ -198,7 +198,7 @@ def also_quantised_whole(model: Any) -> None:
     graph.node[-1].input[0] = "both"
 
 
-def test_the_file_is_float32_and_nothing_else():
+def test_the_file_contains_only_float32():
     data = quantized(VALUES, SCALES, ZEROS, **BLOCKS)
     file = open_onnx(Path("m.onnx"), data)
     (weight,) = read_weights(file.data, "test").values()
@@ -234,13 +234,13 @@ FEATURES = IMAGES.mean(axis=(2, 3)) @ by_loops(COLOURS, COLOUR_SCALES, axis=1, b
 
 
 @pytest.mark.parametrize("dropouts", [0, 1, 3])
-def test_dropout_is_left_out(dropouts):
+def test_dropout_is_removed(dropouts):
     data = opened(network(dropouts=dropouts))
     assert "Dropout" not in operators(data)
     np.testing.assert_allclose(computed(data, IMAGES), FEATURES, rtol=1e-5, atol=1e-5)
 
 
-def test_dropout_of_a_weight_is_left_out():
+def test_dropout_of_a_weight_is_removed():
     def edit(model):
         nodes = list(model.graph.node)
         nodes.insert(1, new_node("Dropout", "dropped", [nodes[0].output[0]], {}))
@@ -251,12 +251,12 @@ def test_dropout_of_a_weight_is_left_out():
     np.testing.assert_array_equal(computed(opened(quantized(VALUES, SCALES, ZEROS, **BLOCKS, edit=edit))), WEIGHT)
 
 
-def test_dropout_whose_mask_is_wanted_stays():
+def test_dropout_with_a_used_mask_is_kept():
     data = opened(network(edit=lambda model: model.graph.node[0].output.append("mask")))
     assert operators(data)[0] == "Dropout"
 
 
-def test_inputs_that_are_none_are_dropped():
+def test_unused_and_constant_inputs_are_removed():
     """Constants listed as inputs, and inputs that no operator reads."""
 
     def edit(model):
@@ -270,18 +270,18 @@ def test_inputs_that_are_none_are_dropped():
     np.testing.assert_allclose(computed(data, IMAGES), FEATURES, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("batch", "wanted"), [(1, "n"), (2, 2), ("crops", "crops")])
-def test_a_batch_of_one_becomes_free(batch, wanted):
+@pytest.mark.parametrize(("batch", "expected"), [(1, "n"), (2, 2), ("crops", "crops")])
+def test_a_batch_of_one_becomes_free(batch, expected):
     def edit(model):
         describe(model.graph.value_info.add(name=model.graph.node[-2].input[0]), np.float32, [batch, 3])
 
     data = opened(network(batch=batch, edit=edit))
-    assert shapes(data) == {"data": [wanted, 3, SIZE, SIZE], "features": [wanted, 40]}
-    assert not parse_model(data, "test").graph.value_info  # which would say another number
+    assert shapes(data) == {"data": [expected, 3, SIZE, SIZE], "features": [expected, 40]}
+    assert not parse_model(data, "test").graph.value_info  # which would contain another batch size
     np.testing.assert_allclose(computed(data, IMAGES), FEATURES, rtol=1e-5, atol=1e-5)
 
 
-# --- what does not fit ------------------------------------------------------------------------------------------------
+# --- invalid files ----------------------------------------------------------------------------------------------------
 
 
 def without(kind: str, field: str) -> Callable[[Any], None]:
@@ -292,7 +292,7 @@ def without(kind: str, field: str) -> Callable[[Any], None]:
 
 
 def of_two_lines(model: Any) -> None:
-    """The integers have a name of two lines and a type that is not read."""
+    """The integers have a name of two lines and an unsupported type."""
     tensor = model.graph.initializer[0]
     tensor.name, tensor.data_type = "two\nlines", 99
     model.graph.node[0].input[0] = tensor.name
@@ -330,17 +330,17 @@ DAMAGED = {
     "an axis beyond the last": (quantized(*GOOD, axis=2, block_size=3), "along axis 2, but"),
     "an axis before the first": (quantized(*GOOD, axis=-3, block_size=3), "along axis -1, but"),
     "a negative block": (quantized(*GOOD, axis=1, block_size=-3), "blocks of -3 along axis 1, but"),
-    "no scales": (quantized(VALUES, **BLOCKS), "must have integers, float scales .* it has 1 input"),
+    "no scales": (quantized(VALUES, **BLOCKS), "must have integers, float scales .* got 1 input"),
     "no inputs": (
         quantized(*GOOD, **BLOCKS, edit=without("DequantizeLinear", "input")),
         "an operator DequantizeLinear has no input or no output",
     ),
-    "four inputs": (quantized(*GOOD, ZEROS, **BLOCKS), "it has 4 inputs"),
+    "four inputs": (quantized(*GOOD, ZEROS, **BLOCKS), "got 4 inputs"),
     "floats for integers": (quantized(WEIGHT, SCALES, **BLOCKS), "must have integers, float scales"),
     "integers for scales": (quantized(VALUES, ZEROS, **BLOCKS), "must have integers, float scales"),
     "integers that are computed": (
         quantized(*GOOD, **BLOCKS, edit=not_constant(0)),
-        r"DequantizeLinear_\d is quantised by blocks but is not a constant",
+        r"DequantizeLinear_\d is block-quantised but is not a constant",
     ),
     "scales that are computed": (quantized(*GOOD, **BLOCKS, edit=not_constant(1)), "but is not a constant"),
     "zero points that are computed": (quantized(*GOOD, **BLOCKS, edit=not_constant(2)), "but is not a constant"),
@@ -350,10 +350,13 @@ DAMAGED = {
     ),
     "a shape of more numbers": (
         quantized(*GOOD, **BLOCKS, reshapes=([5, 5],)),
-        r"Reshape_\d cannot have shape \(5, 5\); it has \(4, 6\)",
+        r"Reshape_\d cannot be reshaped from \(4, 6\) to \(5, 5\)",
     ),
-    "two sizes that are free": (quantized(*GOOD, **BLOCKS, reshapes=([-1, -1],)), r"cannot have shape \(-1, -1\)"),
-    "the size of an axis it lacks": (quantized(*GOOD, **BLOCKS, reshapes=([4, 6, 0],)), r"cannot have shape"),
+    "two sizes that are free": (
+        quantized(*GOOD, **BLOCKS, reshapes=([-1, -1],)),
+        r"cannot be reshaped from .* to \(-1, -1\)",
+    ),
+    "the size of an axis it lacks": (quantized(*GOOD, **BLOCKS, reshapes=([4, 6, 0],)), r"cannot be reshaped"),
     "a shape that is no number": (
         quantized(*GOOD, **BLOCKS, reshapes=(np.array([np.nan, 24]),)),
         r"Reshape_\d has a shape of 2 numbers of type float64",
@@ -383,7 +386,7 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize(("data", "message"), DAMAGED.values(), ids=DAMAGED)
-def test_what_does_not_fit_is_one_line(tmp_path, data, message):
+def test_invalid_files_give_an_error_of_one_line(tmp_path, data, message):
     with pytest.raises(ModelError, match=message) as caught:
         open_onnx(tmp_path / "m.onnx", data)
     assert str(caught.value).startswith(f"{tmp_path / 'm.onnx'}: ")
@@ -445,7 +448,7 @@ SMALL = [
     st.lists(st.tuples(st.integers(0, 2000), st.integers(1, 255)), min_size=1, max_size=4),
     st.integers(0, 2000),
 )
-def test_damaged_bytes_are_a_model_error_or_a_file(tmp_path, data, flips, cut):
+def test_damaged_bytes_give_a_model_error_or_a_file(tmp_path, data, flips, cut):
     damaged = bytearray(data[:-cut] if cut % 4 == 3 else data)  # every fourth one is cut short as well
     for position, bits in flips:
         if damaged:
@@ -462,10 +465,10 @@ def test_damaged_bytes_are_a_model_error_or_a_file(tmp_path, data, flips, cut):
 
 @pytest.mark.shared
 def test_sface_opened_by_its_path_gives_the_golden_features(shared):
-    """Features of `cv2.FaceRecognizerSF`; the file itself tells size and scaling, which is assumed aloud."""
+    """Features of `cv2.FaceRecognizerSF`; size and scaling are inferred from the file, with a warning."""
     golden = np.load(shared / "golden" / "opencv" / "sface.npz")
     with pytest.warns(
-        AssumptionWarning, match=r"taken for sface .*, as its 112 px input and the scaling inside it tell"
+        AssumptionWarning, match=r"assuming sface .*, inferred from its 112 px input and the scaling inside it"
     ):
         embedder = Embedder.load(packed_path(MODELS["sface"].file), precision="float32")
     features = golden["features"] / np.linalg.norm(golden["features"], axis=1, keepdims=True)
@@ -474,7 +477,7 @@ def test_sface_opened_by_its_path_gives_the_golden_features(shared):
     assert similarities.min() > 0.9999
 
 
-def test_the_published_sface_becomes_a_plain_network_of_any_number_of_crops():
+def test_the_published_sface_becomes_a_plain_network_with_a_free_batch_size():
     path = packed_path(MODELS["sface"].file)
     data = open_onnx(path, path.read_bytes()).data
     assert shapes(data) == {"data": ["n", 3, 112, 112], "fc1": ["n", 128]}

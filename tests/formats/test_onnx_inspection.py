@@ -1,4 +1,4 @@
-"""What an ONNX network wants to see, told by its input and by the numbers it begins with."""
+"""The input spec of an ONNX network, inferred from its input and from the arithmetic it begins with."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from facespace.errors import ModelError
 from facespace.faces.input_spec import INPUT_SPECS
-from facespace.formats.onnx_inspection import beginning, spec_of_onnx
+from facespace.formats.onnx_inspection import leading_scaling, spec_of_onnx
 from facespace.formats.onnx_model import GraphBuilder, add_tensor, parse_model
 
 ARCFACE = INPUT_SPECS["arcface-112"]
@@ -19,7 +19,7 @@ MEANS, STDS = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 
 
 class Graph:
-    """A graph that begins with some operators and ends in the mean of what they give."""
+    """A graph that begins with some operators and ends with the mean of their result."""
 
     def __init__(self, shape=("n", 3, 112, 112), dtype=np.float32, *, nodes: bool = False) -> None:
         self.builder, self.dtype, self.nodes = GraphBuilder(), dtype, nodes
@@ -38,7 +38,7 @@ class Graph:
     def serialize(self) -> bytes:
         self.builder.output(self.builder.node("Flatten", [self.x], axis=1), "y", np.float32, [self.shape[0], 512])
         model = parse_model(self.builder.serialize(), "test")
-        if self.nodes:  # constants as operators, in between, as one exporter of torch writes them
+        if self.nodes:  # Constant operators in between, as one of torch's exporters writes them
             constants = {tensor.name: tensor for tensor in model.graph.initializer}
             written = list(model.graph.node)
             del model.graph.node[:]
@@ -80,11 +80,13 @@ BEGINNINGS = {
 @pytest.mark.parametrize("nodes", [False, True], ids=["initializers", "Constant nodes"])
 @pytest.mark.parametrize("name", BEGINNINGS)
 def test_scaling_inside(name, nodes):
-    begin, wanted = BEGINNINGS[name]
+    begin, expected = BEGINNINGS[name]
     spec, told = spec_of_onnx(begin(Graph(nodes=nodes)).serialize(), source="n.onnx")
-    assert spec == wanted
+    assert spec == expected
     assert told == (
-        "as its 112 px input tells" if wanted == ARCFACE else "as its 112 px input and the scaling inside it tell"
+        "inferred from its 112 px input"
+        if expected == ARCFACE
+        else "inferred from its 112 px input and the scaling inside it"
     )
 
 
@@ -105,7 +107,7 @@ def test_scaling_in_float16():
     ],
     ids=["undone", "little", "nan", "overflow", "nothing left", "one channel"],
 )
-def test_scaling_that_tells_nothing(begin):
+def test_scaling_that_fits_no_range(begin):
     with pytest.raises(ModelError, match=r"^n\.onnx: it begins with .*·x \+ .*; give --input-spec facenet-2018\|"):
         spec_of_onnx(begin(Graph()).serialize(), source="n.onnx")
 
@@ -113,24 +115,24 @@ def test_scaling_that_tells_nothing(begin):
 def test_a_function_that_may_scale():
     model = parse_model(Graph().then("Identity").serialize(), "x")
     model.graph.node[0].domain = "pkg.torch"
-    with pytest.raises(ModelError, match=r"^n\.onnx: its image goes into a function of its own, .*; give --input-spec"):
+    with pytest.raises(ModelError, match=r"^n\.onnx: a function of its own reads the image .*; give --input-spec"):
         spec_of_onnx(model.SerializeToString(), source="n.onnx")
     model.graph.node[0].domain = "ai.onnx"
     assert spec_of_onnx(model.SerializeToString(), source="n.onnx")[0] == ARCFACE
 
 
 @pytest.mark.parametrize("op", ["Gather", "Slice"])
-def test_colours_exchanged_inside(op):
+def test_colours_reordered_inside(op):
     graph = Graph()
     numbers = [[2, 1, 0]] if op == "Gather" else [[2], [-4], [1], [-1]]
     names = [graph.builder.constant(np.array(entry, np.int64)) for entry in numbers]
     graph.x = graph.builder.node(op, [graph.x, *names], **({"axis": 1} if op == "Gather" else {}))
-    with pytest.raises(ModelError, match="it exchanges colours, which does not tell in what order it wants them; give"):
+    with pytest.raises(ModelError, match="it reorders the colours, so the order it expects is unknown; give"):
         spec_of_onnx(graph.then("Sub", 127.5).then("Div", 128).serialize(), source="n.onnx")
 
 
 @pytest.mark.parametrize(
-    ("shape", "wanted"),
+    ("shape", "expected"),
     [
         (("n", 3, 112, 112), "arcface-112"),
         ((4, 3, 112, 112), "arcface-112"),
@@ -140,52 +142,52 @@ def test_colours_exchanged_inside(op):
         ((112, 3, 160, 160), "facenet-2018"),
     ],
 )
-def test_the_size_is_height_and_width(shape, wanted):
-    assert spec_of_onnx(Graph(shape).serialize(), source="n")[0] == INPUT_SPECS[wanted]
+def test_the_size_is_height_and_width(shape, expected):
+    assert spec_of_onnx(Graph(shape).serialize(), source="n")[0] == INPUT_SPECS[expected]
 
 
 @pytest.mark.parametrize("shape", [("n", 3, 96, 96), ("n", 3, 112, 160), ("n", 3, "h", "w"), ("n", 112), (112, 112, 3)])
-def test_a_size_that_tells_nothing(shape):
+def test_a_size_that_fits_no_preset(shape):
     with pytest.raises(
-        ModelError, match=r"^n\.onnx: its input does not tell what it was trained to see; give --input-spec"
+        ModelError, match=r"^n\.onnx: the input spec cannot be inferred from its input's shape; give --input-spec"
     ):
         spec_of_onnx(Graph(shape).serialize(), source="n.onnx")
 
 
-def test_what_the_image_goes_two_ways_is_not_followed():
+def test_two_readers_of_the_image_are_not_followed():
     graph = Graph()
     graph.builder.node("Relu", [graph.x])
     assert spec_of_onnx(graph.then("Sub", 127.5).serialize(), source="n")[0] == ARCFACE
 
 
-def test_asking_for_the_shape_is_no_way():
+def test_a_reader_of_the_shape_alone_does_not_count():
     graph = Graph()
     graph.builder.node("Shape", [graph.x])
     assert spec_of_onnx(graph.then("Sub", 127.5).serialize(), source="n")[0] == COLOURS
 
 
-def test_only_constants_of_one_number_or_three_are_reckoned_with():
+def test_only_constants_of_one_or_three_numbers_are_used():
     graph = Graph()
     parsed = parse_model(graph.then("Sub", np.zeros((112, 112))).then("Div", 128).serialize(), "test").graph
-    (scale, shift), reorders = beginning(parsed, "data")
+    (scale, shift), reorders = leading_scaling(parsed, "data")
     assert (scale.tolist(), shift.tolist(), reorders) == ([1], [0], False)
 
 
 def test_every_form_of_arithmetic():
     graph = Graph().then("Sub", 3, first=True).then("Mul", 2, first=True).then("Add", per_channel(MEANS)).then("Div", 4)
-    (scale, shift), _ = beginning(parse_model(graph.serialize(), "test").graph, "data")
+    (scale, shift), _ = leading_scaling(parse_model(graph.serialize(), "test").graph, "data")
     np.testing.assert_allclose(scale, [-0.5])
     np.testing.assert_allclose(shift, (6 + MEANS) / 4, rtol=1e-6)
 
 
-def test_a_number_over_the_image_is_not_followed():
+def test_a_number_divided_by_the_image_is_not_followed():
     graph = Graph().then("Div", 3, first=True).then("Sub", 127.5)
     assert spec_of_onnx(graph.serialize(), source="n")[0] == ARCFACE
 
 
-def test_a_graph_that_leads_back_to_itself_ends():
+def test_a_graph_with_a_cycle_terminates():
     parsed = parse_model(Graph().then("Mul", 2).serialize(), "test").graph
     add_tensor(parsed, "two", np.array(2, np.float32))
     parsed.node[0].output[0] = "data"
     with np.errstate(over="ignore"):
-        beginning(parsed, "data")
+        leading_scaling(parsed, "data")

@@ -1,4 +1,4 @@
-"""Graphs written and read back, by our own reader and by ONNX Runtime."""
+"""Graphs are written and read back, by our reader and by ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_attributes_of_every_kind():
     assert session.run(None, {"x": image})[0].tolist() == [[0, -1, -4, -5]]
 
 
-def test_names_are_never_given_twice():
+def test_names_are_unique():
     graph = GraphBuilder()
     x = graph.input("x", np.float32, [2])
     names = [graph.node("Relu", [x]) for _ in range(5)] + [graph.constant(ARRAYS["float"]) for _ in range(5)]
@@ -110,7 +110,7 @@ def edited(edit) -> bytes:
 
 
 @pytest.mark.parametrize("data", [b"", b"not a model", b"\xff" * 40, affine()[:-7]], ids=repr)
-def test_what_is_no_model(data):
+def test_files_that_are_not_a_model(data):
     with pytest.raises(ModelError, match=r"^photo\.onnx: not an ONNX model \("):
         parse_model(data, "photo.onnx")
     with pytest.raises(ModelError, match=r"^photo\.onnx: "):
@@ -130,7 +130,7 @@ def claim_much(model):
 
 
 def claim_zero_by_overflow(model):
-    """2^32 · 2^32 is 0 in 64 bits, and no values are there."""
+    """Give a shape whose product 2^32 · 2^32 is 0 in 64 bits, and no values."""
     model.graph.initializer[0].dims[:] = [2**32, 2**32]
     model.graph.initializer[0].raw_data = b""
 
@@ -163,7 +163,7 @@ def test_values_outside_raw_data():
 
 @settings(max_examples=400, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, len(affine()) - 1), st.integers(1, 255)), min_size=1, max_size=4))
-def test_flipped_bytes_are_a_model_error_or_none(flips):
+def test_flipped_bytes_give_a_model_error_or_none(flips):
     data = bytearray(affine())
     for position, bits in flips:
         data[position] ^= bits
@@ -175,7 +175,7 @@ def test_flipped_bytes_are_a_model_error_or_none(flips):
 
 @settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=200))
-def test_any_bytes_are_a_model_error_or_none(data):
+def test_random_bytes_give_a_model_error_or_none(data):
     try:
         read_weights(data, "x")
     except ModelError as error:

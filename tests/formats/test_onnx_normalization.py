@@ -1,4 +1,4 @@
-"""ONNX files in the forms of other programs, made what every runtime takes."""
+"""ONNX files of other programs, rewritten so that every runtime accepts them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ IMAGES = np.random.default_rng(1).normal(size=(2, 3, SIZE, SIZE)).astype(np.floa
 
 
 def network(*, batch: int | str = "n", gives: int | str | None = None) -> bytes:
-    """Features (N,40): the mean colours times WEIGHTS, and 1 added."""
+    """Return a network with features (N,40): the mean colours times WEIGHTS, plus 1."""
     graph = GraphBuilder()
     x = graph.input("images", np.float32, [batch, 3, SIZE, SIZE])
     colours = graph.node("ReduceMean", [x], axes=[2, 3], keepdims=0)
@@ -53,23 +53,23 @@ def computed(data: bytes, images: np.ndarray = IMAGES) -> np.ndarray:
     return session.run(None, {session.get_inputs()[0].name: images})[0]
 
 
-def test_a_file_in_which_there_is_nothing_to_do(tmp_path):
+def test_a_file_that_needs_no_change(tmp_path):
     opened = open_onnx(tmp_path / "n.onnx", network())
     assert (opened.data, opened.remarks) == (network(), [])
     assert opened.fingerprint == hashlib.sha256(network()).hexdigest()
 
 
-# --- weights beside the file ------------------------------------------------------------------------------------------
+# --- external weights -------------------------------------------------------------------------------------------------
 
 
-def test_weights_beside_the_file(tmp_path):
+def test_weights_next_to_the_file(tmp_path):
     data = with_weights_beside(network(), tmp_path / "n.data")
     with pytest.raises(Exception, match=r"n\.data"):
         computed(data)
     opened = open_onnx(tmp_path / "n.onnx", data)
     np.testing.assert_allclose(computed(opened.data), WANTED, rtol=1e-5)
-    assert opened.remarks == ["its weights beside it (n.data) are put into it"]
-    # The fingerprint is of both files.
+    assert opened.remarks == ["its external weights (n.data) are merged into it"]
+    # The fingerprint covers both files.
     (tmp_path / "n.data").write_bytes((tmp_path / "n.data").read_bytes()[:-1] + b"\x40")
     assert len({opened.fingerprint, open_onnx(tmp_path / "n.onnx", data).fingerprint, *sha256(data)}) == 3
 
@@ -94,28 +94,28 @@ def test_weights_to_the_end_of_the_file(tmp_path):
 @pytest.mark.parametrize(
     "name", ["", ".", "..", "../n.data", "/etc/passwd", "a/n.data", "a\\n.data", "c:n", "n\0.data"]
 )
-def test_weights_somewhere_else(tmp_path, name):
+def test_weights_in_another_folder(tmp_path, name):
     (tmp_path / "in").mkdir()
     data = with_weights_beside(network(), tmp_path / "n.data", says={"0": {"location": name}})
-    with pytest.raises(ModelError, match=r"n\.onnx: wants weights in a file beside it, constant constant_2 is in "):
+    with pytest.raises(ModelError, match=r"n\.onnx: external weights must be in a file next to it, got "):
         open_onnx(tmp_path / "in" / "n.onnx", data)
 
 
 @pytest.mark.parametrize(
     ("says", "message"),
     [
-        ({"location": "m.data"}, "its weights are in m.data, which is not beside it; bring both"),
-        ({"location": "folder"}, "its weights are in folder, which is no file of the folder it lies in"),
-        ({"offset": "480"}, r"ends at byte 960 of n\.data, which has 484; the two files do not belong together"),
+        ({"location": "m.data"}, "its weights are in m.data, which is missing; copy both files"),
+        ({"location": "folder"}, "its weights are in folder, which is not a file in the same folder"),
+        ({"offset": "480"}, r"ends at byte 960 of n\.data, which has 484 bytes; the two files do not belong together"),
         ({"offset": "500", "length": ""}, "ends at byte"),
-        ({"offset": "-1"}, "has the offset '-1' in a file"),
-        ({"offset": "1e3"}, "has the offset '1e3' in a file"),
-        ({"length": "9" * 5000}, "has the length '9999"),
-        ({"length": "\u0664"}, "has the length '\u0664' in a file"),
+        ({"offset": "-1"}, "has the invalid offset '-1'"),
+        ({"offset": "1e3"}, "has the invalid offset '1e3'"),
+        ({"length": "9" * 5000}, "has the invalid length '9999"),
+        ({"length": "\u0664"}, "has the invalid length '\u0664'"),
         ({"length": "476"}, r"has 476 bytes in n\.data for shape \(3, 40\)"),
     ],
 )
-def test_weights_that_are_not_there(tmp_path, says, message):
+def test_missing_weights(tmp_path, says, message):
     (tmp_path / "folder").mkdir()
     data = with_weights_beside(network(), tmp_path / "n.data", says={"0": says})
     with pytest.raises(ModelError, match=message) as caught:
@@ -125,21 +125,21 @@ def test_weights_that_are_not_there(tmp_path, says, message):
 
 
 def test_more_weights_than_one_file_can_hold(tmp_path, monkeypatch):
-    """Many constants of the same few bytes, and a file of which little is used: neither is read."""
+    """Many constants with the same few bytes, and a file that is hardly used: neither is read."""
     data = with_weights_beside(network(), tmp_path / "n.data")
     monkeypatch.setattr(module, "MAX_WEIGHTS", len(data) + 484)
     open_onnx(tmp_path / "n.onnx", data)
     monkeypatch.setattr(module, "MAX_WEIGHTS", len(data) + 483)
-    with pytest.raises(ModelError, match="bytes with its weights; a model in one file has at most that"):
+    with pytest.raises(ModelError, match="bytes with its external weights"):
         open_onnx(tmp_path / "n.onnx", data)
     twice = with_weights_beside(network(), tmp_path / "n.data", says={"1": {"offset": "0"}})
     (tmp_path / "n.data").write_bytes((tmp_path / "n.data").read_bytes()[:480])
     monkeypatch.setattr(module, "MAX_WEIGHTS", len(twice) + 483)
-    with pytest.raises(ModelError, match="bytes with its weights"):
+    with pytest.raises(ModelError, match="bytes with its external weights"):
         open_onnx(tmp_path / "n.onnx", twice)
     monkeypatch.setattr(module, "MAX_WEIGHTS", len(data) + 600)
     (tmp_path / "n.data").write_bytes(bytes(601))
-    with pytest.raises(ModelError, match="bytes with its weights"):
+    with pytest.raises(ModelError, match="bytes with its external weights"):
         open_onnx(tmp_path / "n.onnx", data)
 
 
@@ -147,18 +147,18 @@ def test_more_weights_than_one_file_can_hold(tmp_path, monkeypatch):
 def test_weights_that_are_a_pipe(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     data = with_weights_beside(network(), tmp_path / "n.data", says={"0": {"location": "pipe"}})
-    with pytest.raises(ModelError, match="no file of the folder"):
+    with pytest.raises(ModelError, match="not a file in the same folder"):
         open_onnx(tmp_path / "n.onnx", data)
 
 
 def test_links_out_of_the_folder_and_those_of_a_store_of_models(tmp_path):
-    """A link leads nowhere but to where the model's own file lies, as in caches that link model and weights."""
+    """A link may only lead into the folder of the model's real file, as in caches that link model and weights."""
     for folder in ("store", "in"):
         (tmp_path / folder).mkdir()
     data = with_weights_beside(network(), tmp_path / "store" / "n.data")
     (tmp_path / "in" / "n.data").symlink_to(tmp_path / "store" / "n.data")
     (tmp_path / "in" / "plain.onnx").write_bytes(data)
-    with pytest.raises(ModelError, match=r"n\.data, which is no file of the folder it lies in"):
+    with pytest.raises(ModelError, match=r"n\.data, which is not a file in the same folder"):
         open_onnx(tmp_path / "in" / "plain.onnx", data)
     (tmp_path / "store" / "blob").write_bytes(data)
     (tmp_path / "in" / "n.onnx").symlink_to(tmp_path / "store" / "blob")
@@ -167,7 +167,7 @@ def test_links_out_of_the_folder_and_those_of_a_store_of_models(tmp_path):
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.integers(0, 800), st.integers(1, 255)), min_size=1, max_size=4))
-def test_flipped_bytes_are_a_model_error_or_none(tmp_path, flips):
+def test_flipped_bytes_give_a_model_error_or_none(tmp_path, flips):
     data = bytearray(with_weights_beside(network(), tmp_path / "n.data"))
     for position, bits in flips:
         data[position % len(data)] ^= bits
@@ -182,7 +182,7 @@ def test_flipped_bytes_are_a_model_error_or_none(tmp_path, flips):
 
 
 @pytest.mark.parametrize("first", [False, True])
-def test_constants_are_no_inputs(tmp_path, monkeypatch, first):
+def test_constants_are_removed_from_the_inputs(tmp_path, monkeypatch, first):
     def edit(model):
         model.ir_version = 3
         listed = list(model.graph.input)
@@ -205,7 +205,7 @@ def test_constants_are_no_inputs(tmp_path, monkeypatch, first):
 
 
 def with_output(name: str, n: int, at: int) -> bytes:
-    """An output of `n` numbers a face more, at a place among the others."""
+    """Add an output of `n` numbers per face at a position among the others."""
 
     def edit(model):
         add_tensor(model.graph, "times", np.array([1, n]))
@@ -225,17 +225,17 @@ def test_of_two_outputs_the_one_that_can_be_an_embedding(tmp_path, at):
     opened = open_onnx(tmp_path / "n.onnx", with_output("norm", 1, at))
     assert [value.name for value in parse_model(opened.data, "x").graph.output] == ["features"]
     np.testing.assert_allclose(computed(opened.data), WANTED, rtol=1e-5)
-    assert opened.remarks == ([] if at else ["of its outputs features is taken for the embedding"])
+    assert opened.remarks == ([] if at else ["its output features is used as the embedding"])
 
 
 def test_two_outputs_that_can_be_an_embedding(tmp_path):
     data = with_output("logits", 80, 0)
-    with pytest.raises(ModelError, match=r"has logits \['n', 80\], features \['n', 40\]; write the file with the emb"):
+    with pytest.raises(ModelError, match=r"got logits \['n', 80\], features \['n', 40\]; export it with the emb"):
         open_onnx(tmp_path / "n.onnx", data)
 
 
 @pytest.mark.parametrize("batch", [-1, 0])
-def test_a_number_of_crops_that_is_none_is_free(tmp_path, batch):
+def test_an_unknown_batch_size_becomes_free(tmp_path, batch):
     def edit(model):
         for value in (*model.graph.input, *model.graph.output):
             value.type.tensor_type.shape.dim[0].dim_param = ""
@@ -247,12 +247,12 @@ def test_a_number_of_crops_that_is_none_is_free(tmp_path, batch):
 
 
 def test_features_of_one_crop_declared_for_any_number(tmp_path):
-    """As a widely used program writes them: ONNX Runtime would warn at every batch."""
+    """A widely used program writes such files; ONNX Runtime would warn at every batch."""
     opened = open_onnx(tmp_path / "n.onnx", network(batch="N", gives=1))
     assert shapes(opened.data) == [["N", 3, SIZE, SIZE], ["N", 40]]
 
 
-def test_a_number_of_crops_that_is_said_stays(tmp_path):
+def test_a_given_batch_size_is_kept(tmp_path):
     assert open_onnx(tmp_path / "n.onnx", network(batch=4)).data == network(batch=4)
 
 
@@ -285,7 +285,7 @@ def quantizes_by_batch(batch: int | str) -> bytes:
 
 def test_features_that_depend_on_the_batch(tmp_path):
     opened = open_onnx(tmp_path / "n.onnx", quantizes_by_batch("n"))
-    assert opened.remarks == ["it scales each batch by what is in it, so one crop is computed at a time"]
+    assert opened.remarks == ["its scaling depends on the whole batch, so one crop is computed at a time"]
     assert shapes(opened.data) == [[1, 3, SIZE, SIZE], [1, 40]]
     np.testing.assert_allclose(computed(opened.data, IMAGES[:1]), WANTED[:1], atol=0.05)
     assert open_onnx(tmp_path / "n.onnx", quantizes_by_batch(1)).remarks == []
@@ -296,6 +296,6 @@ def test_one_image_at_a_time():
         describe(model.graph.value_info.add(name=model.graph.node[0].output[0]), np.float32, ["n", 3])
 
     whole = with_batch_of_one(edited(edit), source="n")
-    assert not parse_model(whole, "n").graph.value_info  # which said otherwise
+    assert not parse_model(whole, "n").graph.value_info  # which contained another batch size
     assert shapes(whole) == [[1, 3, SIZE, SIZE], [1, 40]]
     np.testing.assert_allclose(computed(whole, IMAGES[:1]), WANTED[:1], rtol=1e-5)

@@ -1,4 +1,4 @@
-"""PRelu in parts against its own definition, and the models that are left as they are."""
+"""Split PRelu compared with its definition, and models that are left unchanged."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def test_one_slope_for_everything_and_one_for_each_number() -> None:
         np.testing.assert_allclose(computed(split, x), np.where(x > 0, x, slope * x), rtol=1e-5, atol=1e-6)
 
 
-def test_what_it_leaves_alone() -> None:
+def test_models_that_are_left_unchanged() -> None:
     half = network(np.full((3, 1, 1), 0.25, np.float16))
     assert with_split_prelu(half, "test") is not None and "PRelu" in operators(with_split_prelu(half, "test"))
     old = parse_model(network(np.full((3, 1, 1), 0.25, np.float32)), "test")
     old.opset_import[0].version = 6
     assert operators(with_split_prelu(old.SerializeToString(), "test")) == ["PRelu", "Identity"]
-    graph = GraphBuilder()  # slopes that are computed
+    graph = GraphBuilder()  # computed slopes
     x, slope = graph.input("x", np.float32, [3]), graph.input("slope", np.float32, [3])
     graph.output(graph.node("PRelu", [x, slope]), "y", np.float32, [3])
     assert operators(with_split_prelu(graph.serialize(), "test")) == ["PRelu", "Identity"]
@@ -66,7 +66,7 @@ def test_what_it_leaves_alone() -> None:
     assert with_split_prelu(graph.serialize(), "test") == graph.serialize()
 
 
-def test_what_is_no_model_is_named() -> None:
+def test_the_error_names_a_file_that_is_not_a_model() -> None:
     with pytest.raises(ModelError, match=r"^odd\.onnx: not an ONNX model"):
         with_split_prelu(b"PRelu, not a model", "odd.onnx")
 
@@ -88,8 +88,8 @@ def test_the_plain_runtime_computes_it_split(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("groups", [1, 2, 4])
 @pytest.mark.parametrize("read_twice", [False, True])
-def test_a_convolution_takes_the_minus_of_slopes_above_1(groups: int, read_twice: bool) -> None:
-    """One that is the only reader; the same numbers, and no multiplication by signs."""
+def test_a_convolution_takes_the_sign_for_slopes_above_1(groups: int, read_twice: bool) -> None:
+    """If it is the only reader: the same numbers, and no multiplication by signs."""
     rng = np.random.default_rng(groups)
     slope = np.array([0.3, 1.7, -0.5, 2.5], np.float32)[:, None, None]
     graph = GraphBuilder()
@@ -107,7 +107,7 @@ def test_a_convolution_takes_the_minus_of_slopes_above_1(groups: int, read_twice
     np.testing.assert_allclose(computed(split, pixels), computed(model, pixels), rtol=1e-4, atol=1e-4)
 
 
-def test_weights_that_two_convolutions_read_stay_as_they_are() -> None:
+def test_weights_shared_by_two_convolutions_are_not_changed() -> None:
     rng = np.random.default_rng(7)
     graph = GraphBuilder()
     x = graph.input("x", np.float32, ["n", 3, "h", "w"])

@@ -1,4 +1,4 @@
-"""Preprocessing inside the graph against `InputSpec.preprocess` outside it."""
+"""Preprocessing inside the graph compared with `InputSpec.preprocess`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CROPS[3] = 77  # one colour: no spread to divide by
 def network(
     *, channels_first: bool, opset: int = 13, batch: int | str = "n", side: int | str = SIZE, name: str = "images"
 ) -> bytes:
-    """Features (N,5): every value of the image times WEIGHTS."""
+    """Return a network with features (N,5): every value of the image times WEIGHTS."""
     graph = GraphBuilder()
     x = graph.input(name, np.float32, [batch, 3, side, side] if channels_first else [batch, side, side, 3])
     if not channels_first:
@@ -52,7 +52,7 @@ def oracle(spec: InputSpec, crops: np.ndarray) -> np.ndarray:
     ],
     ids=["fixed", "BGR", "per-image"],
 )
-def test_the_same_numbers_as_outside(spec, opset, channels_first):
+def test_the_same_numbers_as_preprocess(spec, opset, channels_first):
     model = with_preprocessing(network(channels_first=channels_first, opset=opset), spec, source="test", unit=False)
     np.testing.assert_allclose(run(model, CROPS)[0], oracle(spec, CROPS), rtol=1e-4, atol=1e-3)
 
@@ -60,18 +60,18 @@ def test_the_same_numbers_as_outside(spec, opset, channels_first):
 def test_unit_length():
     spec = InputSpec(SIZE, "box")
     (found,) = run(with_preprocessing(network(channels_first=True), spec, source="test", unit=True), CROPS)
-    wanted = oracle(spec, CROPS)
-    np.testing.assert_allclose(found, wanted / np.linalg.norm(wanted, axis=1, keepdims=True), atol=1e-5)
+    expected = oracle(spec, CROPS)
+    np.testing.assert_allclose(found, expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-5)
 
 
-def test_no_length_at_all_is_not_divided_by():
+def test_a_vector_of_length_0_is_not_divided_by_it():
     spec = InputSpec(SIZE, "box", standardization="per-image")
     (found,) = run(with_preprocessing(network(channels_first=True), spec, source="test", unit=True), CROPS[3:])
     assert np.isfinite(found).all()
     assert not found.any()
 
 
-def test_what_the_file_says_of_itself():
+def test_the_inputs_and_outputs_declared_in_the_file():
     model = with_preprocessing(network(channels_first=True, batch=4), InputSpec(SIZE, "box"), source="test", unit=True)
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     (given,), (gives,) = session.get_inputs(), session.get_outputs()
@@ -79,7 +79,7 @@ def test_what_the_file_says_of_itself():
     assert (gives.name, gives.type, gives.shape) == ("embeddings", "tensor(float)", [4, 5])
 
 
-def test_a_model_of_uint8_crops_stays_as_it_is():
+def test_a_model_of_uint8_crops_is_not_changed():
     whole = with_preprocessing(network(channels_first=True), InputSpec(SIZE, "box"), source="test", unit=True)
     assert with_preprocessing(whole, InputSpec(SIZE, "box"), source="test", unit=True) == whole
 
@@ -96,8 +96,8 @@ def test_a_free_size_takes_that_of_the_spec():
     x = graph.input("x", np.float32, ["n", 3, "h", "w"])
     graph.output(graph.node("ReduceMean", [x], axes=[2, 3], keepdims=0), "y", np.float32, ["n", 3])
     model = with_preprocessing(graph.serialize(), InputSpec(SIZE, "box"), source="test", unit=False)
-    wanted = ((CROPS.astype(np.float64) - 127.5) / 128).mean(axis=(1, 2))
-    np.testing.assert_allclose(run(model, CROPS)[0], wanted, atol=1e-5)
+    expected = ((CROPS.astype(np.float64) - 127.5) / 128).mean(axis=(1, 2))
+    np.testing.assert_allclose(run(model, CROPS)[0], expected, atol=1e-5)
 
 
 def test_constants_that_old_files_list_as_inputs_and_further_outputs():
@@ -126,16 +126,16 @@ def of_type(dtype: object, shape: list[int | str]) -> bytes:
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (two_inputs(), "wants one input of images and an output, the network has the inputs a, b"),
-        (of_type(np.float32, ["n", 3]), r"wants an input \(N,3,H,W\) or \(N,H,W,3\), the network has \['n', 3\]"),
-        (of_type(np.float32, ["n", 4, SIZE, SIZE]), "wants an input"),
-        (of_type(np.float32, ["n", 3, 112, 112]), "its input is 112 px, its input spec says 16"),
-        (of_type(np.int64, ["n", 3, SIZE, SIZE]), "wants images in float32"),
-        (of_type(np.uint8, ["n", 3, SIZE, SIZE]), "wants images in float32"),
+        (two_inputs(), "must have one input of images and an output, got the inputs a, b"),
+        (of_type(np.float32, ["n", 3]), r"the input must be \(N,3,H,W\) or \(N,H,W,3\), got \['n', 3\]"),
+        (of_type(np.float32, ["n", 4, SIZE, SIZE]), "the input must be"),
+        (of_type(np.float32, ["n", 3, 112, 112]), "its input must have 16 px as in its input spec, got 112 px"),
+        (of_type(np.int64, ["n", 3, SIZE, SIZE]), "must be float32 images"),
+        (of_type(np.uint8, ["n", 3, SIZE, SIZE]), "must be float32 images"),
         (b"\x08\x01", "not an ONNX model"),
     ],
 )
-def test_what_is_no_network_of_images(model, message):
+def test_networks_with_another_input(model, message):
     with pytest.raises(ModelError, match=message) as caught:
         with_preprocessing(model, InputSpec(SIZE, "box"), source="net.onnx", unit=True)
     assert str(caught.value).startswith("net.onnx: ")

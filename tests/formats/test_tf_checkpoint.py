@@ -1,4 +1,4 @@
-"""Folders of checkpoints: what is chosen in them, a real one to its golden embeddings, and damage."""
+"""Folders of checkpoints: the choice of files, a real one up to its golden embeddings, and damage."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_variables_are_as_they_were_stored(tmp_path):
 
 
 def test_only_needed_variables_are_read(tmp_path):
-    """What training alone needs may be absent or of any kind."""
+    """Variables that only training needs may be missing or of any type."""
     weights = write_model(tmp_path, **{"Logits/weights": None, "global_step": np.zeros(3, "c8")})
     assert variables(tmp_path).keys() == NEEDED
     assert read_checkpoint(tmp_path).keys() & weights.keys() == NEEDED
@@ -78,15 +78,15 @@ def test_only_needed_variables_are_read(tmp_path):
 def test_golden_squeezenet(shared):
     folder = shared / "data" / "tf1_squeezenet_128"
     with np.load(shared / "golden" / "networks" / "golden.npz") as file:
-        crops, wanted = file["crops"], file["squeezenet_128/embeddings"]
+        crops, expected = file["crops"], file["squeezenet_128/embeddings"]
     network = OnnxNetwork(to_onnx(read_checkpoint(folder), source="x"), source="x", precision="float32")
     found = network.run((crops.astype(np.float32) - 127.5) / 128)[0]
-    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 @pytest.mark.shared
 def test_golden_weights(shared):
-    """By the formula, and as the frozen graph of the same model has them."""
+    """Weights equal the formula, and those in the frozen graph of the same model."""
     folder = shared / "data" / "tf1_squeezenet_128"
     found = variables(folder)
     graph = read_graph(folder / "20180101-000000.pb")
@@ -95,14 +95,14 @@ def test_golden_weights(shared):
         u = np.random.RandomState(zlib.crc32(name.encode())).uniform(-1, 1, array.shape)
         last = name.rsplit("/", 1)[-1]
         if last == "moving_variance":
-            wanted = 1 + 0.5 * u
+            expected = 1 + 0.5 * u
         else:
-            wanted = 0.1 * u if last in ("moving_mean", "beta", "biases") else u * np.sqrt(6 / np.prod(u.shape[:-1]))
-        assert same(array, wanted.astype(np.float32)), name
+            expected = 0.1 * u if last in ("moving_mean", "beta", "biases") else u * np.sqrt(6 / np.prod(u.shape[:-1]))
+        assert same(array, expected.astype(np.float32)), name
         assert same(array, constant(graph[name], "")), name
 
 
-# --- what is chosen -------------------------------------------------------------------------------------------------------
+# --- the choice of files --------------------------------------------------------------------------------------------------
 
 
 def folder_with(folder: Path, *names: str, checkpoint: str | bytes | None = None) -> Path:
@@ -118,7 +118,7 @@ SAVED = ["m.meta", "model-x.ckpt-9.index", "model-x.ckpt-10.index", "model-x.ckp
 
 
 @pytest.mark.parametrize(
-    ("checkpoint", "wanted"),
+    ("checkpoint", "expected"),
     [
         (None, "model-x.ckpt-10"),
         ("", "model-x.ckpt-10"),
@@ -134,9 +134,9 @@ SAVED = ["m.meta", "model-x.ckpt-9.index", "model-x.ckpt-10.index", "model-x.ckp
         ('model_checkpoint_path: "models/"', "model-x.ckpt-10"),
     ],
 )
-def test_the_checkpoint_that_is_meant(tmp_path, checkpoint, wanted):
+def test_the_checkpoint_that_is_chosen(tmp_path, checkpoint, expected):
     folder_with(tmp_path, *SAVED, checkpoint=checkpoint)
-    assert find_checkpoint(tmp_path) == (str(tmp_path / "m.meta"), str(tmp_path / wanted))
+    assert find_checkpoint(tmp_path) == (str(tmp_path / "m.meta"), str(tmp_path / expected))
 
 
 def test_the_highest_number_and_not_the_last_name(tmp_path):
@@ -147,24 +147,24 @@ def test_the_highest_number_and_not_the_last_name(tmp_path):
 @pytest.mark.parametrize(
     ("names", "checkpoint", "message"),
     [
-        ([], None, "wanted one .meta, which holds the graph of the model; found none"),
-        (["saved_model.pb"], None, "found none; a SavedModel of TensorFlow 2 is not opened"),
-        (["x.pb"], None, "found none; give the frozen graph itself, x.pb"),
-        (["x.pb", "y.pb"], None, "wanted one .meta, which holds the graph of the model; found none"),
+        ([], None, "expected one .meta, which contains the model's graph, got none"),
+        (["saved_model.pb"], None, "got none; a SavedModel of TensorFlow 2 is not supported"),
+        (["x.pb"], None, "got none; give the frozen graph itself, x.pb"),
+        (["x.pb", "y.pb"], None, "expected one .meta, which contains the model's graph, got none"),
         (
             ["a.meta", "b.meta", "x.index"],
             None,
-            "wanted one .meta, which holds the graph of the model, or one of the checkpoint x; found 2: a.meta, b.meta",
+            "expected one .meta, which contains the model's graph, or one for the checkpoint x, got 2: a.meta, b.meta",
         ),
-        (["a.meta"], None, "wanted a checkpoint, model-….ckpt-N.index and its .data files; found none"),
-        (["a.meta", "x.index", "y.index"], None, "found several, and no file `checkpoint` that names one"),
+        (["a.meta"], None, "expected a checkpoint, model-….ckpt-N.index and its .data files, got none"),
+        (["a.meta", "x.index", "y.index"], None, "got several, and no file `checkpoint` that names one"),
         (
             ["a.meta", "model-a.ckpt-1.index"],
             'model_checkpoint_path: "model-b.ckpt-1"',
-            "names model-b.ckpt-1, of which",
+            "names model-b.ckpt-1, whose .index is missing",
         ),
-        (["a.meta"], 'model_checkpoint_path: "a\\nb"', "names anb, of which"),
-        (["a.meta"], b'model_checkpoint_path: "\xff\x01"', "names \\xff\\x01, of which"),
+        (["a.meta"], 'model_checkpoint_path: "a\\nb"', "names anb, whose .index is missing"),
+        (["a.meta"], b'model_checkpoint_path: "\xff\x01"', "names \\xff\\x01, whose .index is missing"),
     ],
 )
 def test_folders_without_a_checkpoint(tmp_path, names, checkpoint, message):
@@ -175,29 +175,29 @@ def test_folders_without_a_checkpoint(tmp_path, names, checkpoint, message):
 
 
 @pytest.mark.parametrize(
-    ("names", "checkpoint", "wanted"),
+    ("names", "checkpoint", "expected"),
     [
         (["m-1.meta", "m-1.index", "m-2.meta", "m-2.index"], 'model_checkpoint_path: "m-1"', ("m-1.meta", "m-1")),
         (["model-a.ckpt-1.meta", "model-a.ckpt-1.index", "model-a.ckpt-2.meta", "model-a.ckpt-2.index"], None, ("model-a.ckpt-2.meta", "model-a.ckpt-2")),
         (["graph.meta", "model.ckpt.index"], None, ("graph.meta", "model.ckpt")),
     ],
 )  # fmt: skip
-def test_names_that_other_trainers_give(tmp_path, names, checkpoint, wanted):
+def test_names_that_other_trainers_give(tmp_path, names, checkpoint, expected):
     folder_with(tmp_path, *names, checkpoint=checkpoint)
-    assert find_checkpoint(tmp_path) == tuple(str(tmp_path / name) for name in wanted)
+    assert find_checkpoint(tmp_path) == tuple(str(tmp_path / name) for name in expected)
 
 
 def test_something_other_than_a_folder(tmp_path):
-    assert "No such file or directory; wanted the folder" in refusal(lambda: find_checkpoint(tmp_path / "gone"))
+    assert "No such file or directory; expected the folder" in refusal(lambda: find_checkpoint(tmp_path / "gone"))
     (tmp_path / "file").write_bytes(b"")
-    assert "Not a directory; wanted the folder" in refusal(lambda: find_checkpoint(tmp_path / "file"))
+    assert "Not a directory; expected the folder" in refusal(lambda: find_checkpoint(tmp_path / "file"))
     os.mkfifo(tmp_path / "checkpoint")
     (tmp_path / "a.meta").write_bytes(b"")
-    assert "checkpoint: no such file, or no regular one" in refusal(lambda: find_checkpoint(tmp_path))
+    assert "checkpoint: missing or not a regular file" in refusal(lambda: find_checkpoint(tmp_path))
 
 
 def test_a_checkpoint_in_one_file(tmp_path):
-    """TensorFlow's first format is found and refused with what to do."""
+    """TensorFlow's oldest format is recognised and refused with advice."""
     write_model(tmp_path)
     for path in tmp_path.glob(f"{NAME}.*"):
         path.unlink()
@@ -205,11 +205,11 @@ def test_a_checkpoint_in_one_file(tmp_path):
     assert "restore it in TensorFlow 1 and save it" in refusal(lambda: read_checkpoint(tmp_path))
 
 
-# --- what is refused ------------------------------------------------------------------------------------------------------
+# --- refused files --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("data", [b"", b"garbage", b"\x0a\x05abcde", b"\xff" * 30, b"\x0a\x02\x0a\x00"], ids=repr)
-def test_what_is_no_meta_graph(tmp_path, data):
+def test_files_that_are_not_a_meta_graph(tmp_path, data):
     path = tmp_path / "m.meta"
     path.write_bytes(data)
     assert refusal(lambda: read_meta_graph(path)).startswith(f"{path}: not a TensorFlow meta graph (")
@@ -217,23 +217,29 @@ def test_what_is_no_meta_graph(tmp_path, data):
 
 def test_meta_graphs_that_are_too_large_or_no_file(tmp_path):
     path = tmp_path / "m.meta"
-    assert "no such file" in refusal(lambda: read_meta_graph(path))
+    assert "missing or not a regular file" in refusal(lambda: read_meta_graph(path))
     os.mkfifo(path)
-    assert "no such file, or no regular one" in refusal(lambda: read_meta_graph(path))
+    assert "missing or not a regular file" in refusal(lambda: read_meta_graph(path))
     path.unlink()
     with open(path, "wb") as file:
         file.truncate(MAX_META_BYTES + 1)
-    assert f"more than {MAX_META_BYTES} bytes" in refusal(lambda: read_meta_graph(path))
+    assert f"at most {MAX_META_BYTES} bytes, got more" in refusal(lambda: read_meta_graph(path))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"Net/fc/biases": None}, "has no variable 'Net/fc/biases', which model-20180101-000000.meta wants"),
-        ({"Net/fc/biases": np.zeros(6, "f4")}, "'Net/fc/biases' is [6], but model-20180101-000000.meta wants [5]"),
-        ({"Net/fc/biases": np.zeros((1, 5), "f4")}, "'Net/fc/biases' is [1, 5], but"),
-        ({"Net/fc/biases": np.zeros(5, "c8")}, "'Net/fc/biases' of complex64 on the way to the output; wanted float"),
-        ({"Net/fc/biases": np.zeros(5, "u1")}, "'Net/fc/biases' of uint8 on the way to the output; wanted float"),
+        ({"Net/fc/biases": None}, "lacks the variable 'Net/fc/biases' of model-20180101-000000.meta"),
+        (
+            {"Net/fc/biases": np.zeros(6, "f4")},
+            "'Net/fc/biases' must have shape [5] as in model-20180101-000000.meta, got [6]",
+        ),
+        (
+            {"Net/fc/biases": np.zeros((1, 5), "f4")},
+            "'Net/fc/biases' must have shape [5] as in model-20180101-000000.meta, got [1, 5]",
+        ),
+        ({"Net/fc/biases": np.zeros(5, "c8")}, "'Net/fc/biases' must be float, int32, int64 or bool, got complex64"),
+        ({"Net/fc/biases": np.zeros(5, "u1")}, "'Net/fc/biases' must be float, int32, int64 or bool, got uint8"),
     ],
 )
 @pytest.mark.parametrize("function", [variables, read_checkpoint])
@@ -245,7 +251,7 @@ def test_a_checkpoint_of_another_model(tmp_path, changes, message, function):
 
 
 def test_shapes_that_are_not_declared(tmp_path):
-    """A variable may leave sizes open; the checkpoint has them."""
+    """A variable may have undeclared sizes; the checkpoint contains them."""
     g, weights = a_model()
     for node in g.message.node:
         if node.name == "Net/fc/biases":
@@ -261,7 +267,7 @@ def test_shapes_that_are_not_declared(tmp_path):
 
 
 def test_variables_too_large_together(tmp_path):
-    """Added up before the first is read: entries may share the bytes they claim."""
+    """Sizes are added up before the first is read, because entries may share bytes."""
     n = 2**14
     g = Graph()
     parts = [variable(g, f"v{k}", np.empty((n, n // 16))) for k in range(17)]
@@ -277,7 +283,7 @@ def test_variables_too_large_together(tmp_path):
 
 
 def partitioned(tmp_path, shapes: list[tuple[int, ...]]) -> np.ndarray:
-    """The graph has a node for each part, the checkpoint one name for all of them: (10,4), features of (N,10)."""
+    """Return a model with a variable (10,4) in parts: one node per part in the graph, one name in the checkpoint."""
     g = Graph()
     parts = [variable(g, f"part/10x4_3/part_{k}", np.empty(shape)) for k, shape in enumerate(shapes)]
     joined = g.node("ConcatV2", *parts, g.const(0))
@@ -288,7 +294,7 @@ def partitioned(tmp_path, shapes: list[tuple[int, ...]]) -> np.ndarray:
 
 
 def test_partitioned_variables(tmp_path):
-    whole = partitioned(tmp_path, [(4, 4), (5, 4), (1, 4)])  # not the parts they are stored in
+    whole = partitioned(tmp_path, [(4, 4), (5, 4), (1, 4)])  # not the same parts as stored
     found = variables(tmp_path)
     assert found.keys() == {f"part/10x4_3/part_{k}" for k in range(3)}
     assert same(np.concatenate([found[f"part/10x4_3/part_{k}"] for k in range(3)]), whole)
@@ -310,7 +316,7 @@ def test_variables_partitioned_along_the_other_axis(tmp_path):
 )  # fmt: skip
 def test_parts_that_are_not_the_whole(tmp_path, shapes):
     partitioned(tmp_path, shapes)
-    assert "has no variable 'part/10x4_3/part_" in refusal(lambda: variables(tmp_path))
+    assert "lacks the variable 'part/10x4_3/part_" in refusal(lambda: variables(tmp_path))
 
 
 def test_without_the_output(tmp_path):
@@ -319,7 +325,7 @@ def test_without_the_output(tmp_path):
         said = refusal(lambda function=function: function(tmp_path, output="features"))
         assert (
             said
-            == f"{tmp_path}/model-20180101-000000.meta: no node called 'features', as the features of a FaceNet graph are"
+            == f"{tmp_path}/model-20180101-000000.meta: no node is called 'features', the usual name of a FaceNet graph's features"
         )
 
 
@@ -370,7 +376,7 @@ def test_cut_files(tmp_path, op, name, place):
     check_damaged(tmp_path / "model", files | {name: files[name][: int(place * len(files[name]))]})
 
 
-def test_the_specimen_is_sound(tmp_path):
+def test_the_undamaged_file_is_read(tmp_path):
     for op in ("VariableV2", "VarHandleOp"):
         check_damaged(tmp_path / "model", specimen(op))
         bundle = TensorBundle.open(tmp_path / "model" / NAME)

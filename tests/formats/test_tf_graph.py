@@ -1,4 +1,4 @@
-"""Which nodes of a graph inference needs: conditions, what decides them, and what is cut off with them."""
+"""The nodes that inference needs: conditions, how they are decided, and the branches cut off."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def parsed(g: Graph) -> dict:
 
 
 def needed(g: Graph) -> dict:
-    """What inference needs, as {name: (operator, inputs)}."""
+    """Return the nodes that inference needs as {name: (operator, inputs)}."""
     graph = inference_graph(parsed(g), "embeddings", "g.pb")
     again = inference_graph(graph, "embeddings", "g.pb")
     assert {name: again[name].SerializeToString() for name in again} == {
@@ -33,7 +33,7 @@ def needed(g: Graph) -> dict:
 
 
 def decided_by(g: Graph, decider: str) -> str:
-    """The operator that is computed of x where `decider` decides between two."""
+    """Return the operator that is computed from x if `decider` decides between two."""
     x = g.images()
     g.node(
         "Identity",
@@ -68,8 +68,8 @@ DECIDERS = {
 @pytest.mark.parametrize("kind", DECIDERS)
 def test_what_decides_a_condition(kind):
     g = Graph()
-    decider, wanted = DECIDERS[kind]
-    assert decided_by(g, decider(g)) == wanted
+    decider, expected = DECIDERS[kind]
+    assert decided_by(g, decider(g)) == expected
 
 
 UNKNOWN = {
@@ -84,16 +84,16 @@ UNKNOWN = {
 
 @pytest.mark.parametrize("kind", UNKNOWN)
 def test_what_cannot_decide_a_condition(kind):
-    """Taken for a training flag it would give a network that nobody trained."""
+    """Mistaken for a training flag, it would give a network that was never trained."""
     g = Graph()
     decider = UNKNOWN[kind](g)
-    with pytest.raises(ModelError, match=r"^g\.pb: Switch_\d+ is decided by \S+ \(\w+\), which is neither") as caught:
+    with pytest.raises(ModelError, match=r"^g\.pb: Switch_\d+ depends on \S+ \(\w+\), which is neither") as caught:
         decided_by(g, decider)
     assert decider in str(caught.value)
 
 
 def test_undecided_conditions_elsewhere_do_not_matter():
-    """Such as the random flips of the images that training is fed with, or anything in a branch of training."""
+    """For example the random flips of training images, or nodes in a branch of training."""
     g = Graph()
     flip = g.node("Less", g.node("RandomUniform"))
     g.node("Identity", cond(g, flip, lambda pivot, x: x, lambda pivot, x: x, g.const([1])), name="image_batch")
@@ -105,7 +105,7 @@ def test_undecided_conditions_elsewhere_do_not_matter():
 
 @pytest.mark.parametrize("training", [False, True])
 def test_constants_of_a_branch(training):
-    """They have no inputs; a control input alone says which branch they belong to."""
+    """They have no inputs; only a control input shows which branch they belong to."""
     g = Graph()
 
     def of_branch(value: float):
@@ -136,7 +136,7 @@ def test_a_condition_within_a_condition():
 
 
 def test_the_result_is_a_plain_graph():
-    """Without conditions, flags, training and output numbers."""
+    """It has no conditions, flags, training nodes or output numbers."""
     g = Graph()
     x = cond(g, g.const(True), lambda p, x: g.node("Relu", x), lambda p, x: g.node("Nothing", x), g.images())
     y = cond(g, g.flag(), lambda p, x: g.node("Nothing", x), lambda p, x: g.node("Square", x), x)
@@ -149,7 +149,7 @@ def test_the_result_is_a_plain_graph():
         seen.add(name)
 
 
-def test_attributes_stay():
+def test_attributes_are_kept():
     g = Graph()
     switch = g.node("Switch", g.images(), g.const(True))
     g.node("Mean", f"{switch}:1", g.const([1, 2]), keep_dims=True, name="embeddings")
@@ -162,14 +162,14 @@ def test_attributes_stay():
 def test_second_outputs(op):
     g = Graph()
     g.node("Relu", f"{g.node(op, g.images())}:1", name="embeddings")
-    with pytest.raises(ModelError, match=rf"embeddings takes output 1 of {op}_2 \({op}\); only 0 is known"):
+    with pytest.raises(ModelError, match=rf"embeddings uses output 1 of {op}_2 \({op}\); only 0 is supported"):
         needed(g)
 
 
 def test_a_merge_of_two_that_are_alive():
     g = Graph()
     g.node("Merge", g.images(), g.const([1]), name="embeddings")
-    with pytest.raises(ModelError, match="Merge embeddings has 2 inputs in inference, not one"):
+    with pytest.raises(ModelError, match="Merge embeddings must have one input in inference, got 2"):
         needed(g)
 
 
@@ -188,7 +188,7 @@ def test_pivots_that_are_missing_or_cut_short():
 
 
 @pytest.mark.parametrize("op", ["Relu", "Merge", "Switch", "Spl\nit"])
-def test_errors_are_one_line_whatever_the_names(op):
+def test_errors_are_one_line_for_any_names(op):
     g = Graph()
     g.node("Relu", g.node(op, g.images(), name="a\nb") + ":1", name="embeddings")
     with pytest.raises(ModelError) as caught:
@@ -198,14 +198,14 @@ def test_errors_are_one_line_whatever_the_names(op):
 
 
 @pytest.mark.parametrize(
-    ("names", "wanted"),
+    ("names", "expected"),
     [(["image_batch", "input"], "input"), (["image_batch"], "image_batch"), (["images"], None)],
 )
-def test_where_images_enter(names, wanted):
+def test_where_images_enter(names, expected):
     g = Graph()
     for name in names:
         g.node("Placeholder", name=name)
-    assert images_node(parsed(g)) == wanted
+    assert images_node(parsed(g)) == expected
 
 
 @pytest.mark.parametrize("array", [np.float32([[1, 2]]), np.int32(3), np.int64([2**40]), np.bool_([True, False])])
@@ -215,7 +215,7 @@ def test_new_constants(array):
     assert (found.dtype, found.shape, found.tolist()) == (array.dtype, array.shape, array.tolist())
 
 
-def test_nodes_without_operators_are_no_graph():
+def test_nodes_without_operators_are_not_a_graph():
     g = Graph()
     g.message.node.add(name="x")
     with pytest.raises(ValueError, match="it has no nodes"):

@@ -1,4 +1,4 @@
-"""Checkpoints against a small writer of our own, a real one against the formula of its weights, and damage."""
+"""Checkpoints of a small writer in this file, a real one compared with the formula of its weights, and damage."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from support.tf_bundles import (
     write_partitioned,
 )
 
-# --- a writer, protobuf and all, that shares nothing with the reader ----------------------------------------------------
+# --- a writer with its own protobuf encoder, independent of the reader --------------------------------------------------
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_types_and_shapes(prefix, dtype, shape):
     write_bundle(prefix, {"a": array, "b": array})
     bundle = TensorBundle.open(prefix)
     assert same(bundle.read("b"), array)
-    bundle.read("b")[...] = 0  # what is read is the caller's own
+    bundle.read("b")[...] = 0  # the caller owns the array that is read
 
 
 def test_names_of_every_kind(prefix):
@@ -84,7 +84,7 @@ def test_names_of_every_kind(prefix):
     assert all(same(bundle.read(name), array) for name, array in tensors.items())
 
 
-def test_only_what_is_asked_for_is_read(prefix):
+def test_only_requested_tensors_are_read(prefix):
     tensors = some_tensors()
     write_bundle(prefix, tensors, n_shards=2)
     Path(f"{prefix}.data-00001-of-00002").unlink()
@@ -102,17 +102,17 @@ def test_a_real_checkpoint_follows_the_formula(shared):
         shape, last = bundle.shape(name), name.rsplit("/", 1)[-1]
         u = np.random.RandomState(zlib.crc32(name.encode())).uniform(-1, 1, shape)
         if last == "moving_variance":
-            wanted = 1 + 0.5 * u
+            expected = 1 + 0.5 * u
         else:
-            wanted = 0.1 * u if last in ("moving_mean", "beta", "biases") else u * np.sqrt(6 / np.prod(shape[:-1]))
-        assert same(bundle.read(name), wanted.astype(np.float32)), name
+            expected = 0.1 * u if last in ("moving_mean", "beta", "biases") else u * np.sqrt(6 / np.prod(shape[:-1]))
+        assert same(bundle.read(name), expected.astype(np.float32)), name
 
 
 # --- partitioned variables ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", PARTITIONED)
-def test_parts_are_put_together(prefix, name):
+def test_parts_are_joined(prefix, name):
     whole = write_partitioned(prefix, name)
     bundle = TensorBundle.open(prefix)
     assert bundle.names == (name,)
@@ -123,15 +123,15 @@ def test_parts_are_put_together(prefix, name):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"slices": [((0, 4), (0, 4)), ((4, 3), (0, 4))]}, "is in parts of 112 bytes together"),
+        ({"slices": [((0, 4), (0, 4)), ((4, 3), (0, 4))]}, "does not match its parts of 112 bytes in total"),
         ({"slices": [((0, 4), (0, 4)), ((4, 3), (0, 4)), ((4, 3), (0, 4))]}, "has parts that overlap"),
-        ({"slices": [((0, 4), (0, 4)), ((4, 9), (0, 4))]}, "has a part that does not fit into it"),
-        ({"slices": [((-1, 4), (0, 4))]}, "has a part that does not fit into it"),
-        ({"slices": [((0, 4),)]}, "has a part that does not fit into it"),
+        ({"slices": [((0, 4), (0, 4)), ((4, 9), (0, 4))]}, "has a part that does not fit"),
+        ({"slices": [((-1, 4), (0, 4))]}, "has a part that does not fit"),
+        ({"slices": [((0, 4),)]}, "has a part that does not fit"),
         ({"slices": [((0, 2), (0, 4)), ((2, 8), (0, 4))]}, "no tensor"),
-        ({"part_shape": (2, 6)}, "has a part that does not fit into it"),
+        ({"part_shape": (2, 6)}, "has a part that does not fit"),
         ({"without": b"\0part/10x4_3\0\1\1\2\x84\x83\x80\x84"}, "no tensor"),
-        ({"one_place": True}, "differs from its checksum"),
+        ({"one_place": True}, "does not match its checksum"),
     ],
     ids=str,
 )
@@ -141,7 +141,7 @@ def test_parts_that_do_not_fit(prefix, changes, message):
 
 
 def test_parts_of_the_same_bytes_cannot_make_a_giant(prefix):
-    """A small file must not claim gigabytes by using one part of it many times."""
+    """A small file must not allocate gigabytes by using one of its parts many times."""
     n, rows = 1000, 2000
     data = np.zeros((rows, 250), "f4").tobytes()
     slices = [((rows * k, rows), (0, 250)) for k in range(n)]
@@ -155,10 +155,12 @@ def test_parts_of_the_same_bytes_cannot_make_a_giant(prefix):
     Path(f"{prefix}.data-00000-of-00001").write_bytes(data)
     write_index(prefix, entries)
     with limited():
-        assert "is in parts of 2000000000 bytes together" in refusal(lambda: TensorBundle.open(prefix).read("w"))
+        assert "does not match its parts of 2000000000 bytes in total" in refusal(
+            lambda: TensorBundle.open(prefix).read("w")
+        )
 
 
-# --- what is refused ------------------------------------------------------------------------------------------------------
+# --- refused files --------------------------------------------------------------------------------------------------------
 
 
 W = np.arange(6, dtype="f4").reshape(2, 3)
@@ -167,27 +169,27 @@ W = np.arange(6, dtype="f4").reshape(2, 3)
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        (entry(1, (2, 3), 0, 0, W.tobytes(), size=20), "tensor 'w' of float32 [2, 3] is said to have 20 bytes"),
-        (entry(1, (2, 2), 0, 0, W.tobytes()), "is said to have 24 bytes"),
+        (entry(1, (2, 3), 0, 0, W.tobytes(), size=20), "tensor 'w' of float32 [2, 3] cannot have 20 bytes"),
+        (entry(1, (2, 2), 0, 0, W.tobytes()), "cannot have 24 bytes"),
         (
             entry(1, (2, 3), 0, 1, W.tobytes()),
-            "wants 24 bytes from byte 1, but model-x.ckpt-7.data-00000-of-00001 has 24",
+            "has 24 bytes from byte 1 on, but model-x.ckpt-7.data-00000-of-00001 has only 24",
         ),
-        (entry(1, (2, 3), 0, -8, W.tobytes()), "wants 24 bytes from byte -8"),
-        (entry(1, (2, 3), 0, 2**63 - 1, W.tobytes()), "wants 24 bytes from byte 9223372036854775807"),
+        (entry(1, (2, 3), 0, -8, W.tobytes()), "has 24 bytes from byte -8"),
+        (entry(1, (2, 3), 0, 2**63 - 1, W.tobytes()), "has 24 bytes from byte 9223372036854775807"),
         (entry(1, (2, 3), 1, 0, W.tobytes()), "is in data file 1 of 1"),
         (entry(1, (2, 3), -1, 0, W.tobytes()), "is in data file -1 of 1"),
-        (entry(1, (-2, -3), 0, 0, W.tobytes()), "claims the shape [-2, -3]"),
+        (entry(1, (-2, -3), 0, 0, W.tobytes()), "has the invalid shape [-2, -3]"),
         (entry(1, (2**31, 2**31), 0, 0, W.tobytes()), "is larger than"),
         (entry(1, (2**40, 2**40, 0), 0, 0, b""), "is larger than"),
-        (entry(1, (1,) * 33, 0, 0, b"1234"), "claims the shape [1, 1"),
-        (entry(1, (2, 3), 0, 0, W.tobytes())[:-4] + b"1234", "differs from its checksum"),
-        (entry(1, (2, 3), 0, 0, W.tobytes())[:-5], "differs from its checksum"),
-        (entry(7, (6,), 0, 0, W.tobytes()), "holds text; wanted plain numbers"),
-        (entry(14, (12,), 0, 0, W.tobytes()), "holds bfloat16"),
-        (entry(0, (6,), 0, 0, W.tobytes()), "holds TensorFlow's type 0"),
-        (entry(10, (24,), 0, 0, W.tobytes()), "has truth values other than 0 and 1"),
-        (field(1, 1) + field(2, field(3, 1)), "claims the shape []"),
+        (entry(1, (1,) * 33, 0, 0, b"1234"), "has the invalid shape [1, 1"),
+        (entry(1, (2, 3), 0, 0, W.tobytes())[:-4] + b"1234", "does not match its checksum"),
+        (entry(1, (2, 3), 0, 0, W.tobytes())[:-5], "does not match its checksum"),
+        (entry(7, (6,), 0, 0, W.tobytes()), "must be plain numbers, got text"),
+        (entry(14, (12,), 0, 0, W.tobytes()), "got bfloat16"),
+        (entry(0, (6,), 0, 0, W.tobytes()), "got TensorFlow's type 0"),
+        (entry(10, (24,), 0, 0, W.tobytes()), "has booleans other than 0 and 1"),
+        (field(1, 1) + field(2, field(3, 1)), "has the invalid shape []"),
         (b"\xff\xff", "has a damaged entry"),
     ],
 )
@@ -207,11 +209,11 @@ def test_entries_that_are_wrong(prefix, changed, message):
     ("changed", "message"),
     [
         (header(endianness=1), "written by a big-endian machine"),
-        (header(min_consumer=2), "it wants a reader of version 2; this one is 1"),
-        (header(n_shards=0), "it has 0 data files"),
-        (header(n_shards=-1), "it has -1 data files"),
-        (header() + field(3, field(3, 1)), "it wants a reader of version 0"),
-        (b"", "it has 0 data files"),
+        (header(min_consumer=2), "it needs a reader of version 2, this one has 1"),
+        (header(n_shards=0), "it must have 1 to 99,999 data files, got 0"),
+        (header(n_shards=-1), "it must have 1 to 99,999 data files, got -1"),
+        (header() + field(3, field(3, 1)), "it needs a reader of version 0"),
+        (b"", "it must have 1 to 99,999 data files, got 0"),
         (b"\xff", "damaged"),
         (b"x" * 2**17, "its names or entries are too long"),
     ],
@@ -219,7 +221,7 @@ def test_entries_that_are_wrong(prefix, changed, message):
 def test_headers_that_are_wrong(prefix, changed, message):
     write_index(prefix, write_bundle(prefix, {"w": W}) | {b"": changed})
     said = refusal(lambda: TensorBundle.open(prefix))
-    assert said.startswith(f"{prefix}.index: no TensorFlow checkpoint, or damaged (")
+    assert said.startswith(f"{prefix}.index: damaged, or not a TensorFlow checkpoint (")
     assert message in said
 
 
@@ -227,16 +229,16 @@ def test_without_a_header(prefix):
     entries = write_bundle(prefix, {"w": W})
     del entries[b""]
     write_index(prefix, entries)
-    assert "it has 0 data files" in refusal(lambda: TensorBundle.open(prefix))
+    assert "it must have 1 to 99,999 data files, got 0" in refusal(lambda: TensorBundle.open(prefix))
 
 
 def test_compressed_blocks(prefix):
     write_index(prefix, write_bundle(prefix, {"w": W}), kind=1)
-    assert " is compressed, which" in refusal(lambda: TensorBundle.open(prefix))
+    assert " is compressed, but" in refusal(lambda: TensorBundle.open(prefix))
 
 
 def resealed(data: bytes, pairs: list[tuple[bytes, bytes]]) -> bytes:
-    """The same index with other pairs in its index block, checksums right."""
+    """Return the index with other pairs in its index block and right checksums."""
     new = block(pairs, 1) + b"\0"
     place = len(data) - 48
     handle = varint(0) + varint(0) + varint(place) + varint(len(new) - 1)
@@ -246,9 +248,9 @@ def resealed(data: bytes, pairs: list[tuple[bytes, bytes]]) -> bytes:
 @pytest.mark.parametrize(
     ("handle", "message"),
     [
-        (varint(0) + varint(2**40), "is out of place"),
-        (varint(2**63) + varint(1), "is out of place"),
-        (varint(1) + varint(8), "differs from its checksum"),
+        (varint(0) + varint(2**40), "overlaps another or exceeds the file"),
+        (varint(2**63) + varint(1), "overlaps another or exceeds the file"),
+        (varint(1) + varint(8), "does not match its checksum"),
         (b"\xff" * 10 + b"\1", "a number is cut short or too long"),
         (b"\x80", "a number is cut short or too long"),
         (b"", "a number is cut short or too long"),
@@ -261,8 +263,8 @@ def test_blocks_that_are_out_of_place(prefix, handle, message):
     assert message in refusal(lambda: TensorBundle.open(prefix))
 
 
-def test_a_block_is_taken_once(prefix):
-    """Else a small file would be gone over without end."""
+def test_a_block_is_read_once(prefix):
+    """Otherwise a small file could be read endlessly."""
     entries = write_bundle(prefix, {"w": W})
     path = Path(f"{prefix}.index")
     handle = varint(0) + varint(len(block(sorted(entries.items()))))
@@ -279,7 +281,7 @@ def test_keys_out_of_order(prefix, pairs):
 
 
 def seal(content: bytes) -> bytes:
-    """An index file of one data block with that content."""
+    """Return an index file with one data block of this content."""
     data = content + b"\0"
     data += masked(data)
     return resealed(
@@ -306,7 +308,7 @@ def test_blocks_that_are_malformed(prefix, content, message):
 
 
 def test_names_that_grow_without_end(prefix):
-    """Each takes five bytes of the file and one byte more of memory than the one before."""
+    """Each takes five bytes in the file, and one byte more in memory than the one before."""
     n = 20_000
     content = b"".join(varint(k) + b"\1\0a" for k in range(n)) + bytes(4)
     Path(f"{prefix}.index").write_bytes(seal(content))
@@ -315,21 +317,23 @@ def test_names_that_grow_without_end(prefix):
 
 
 @pytest.mark.parametrize("end", [b"", b"\x57" * 8, bytes(7)])
-def test_what_is_no_table(prefix, end):
+def test_files_that_are_not_a_table(prefix, end):
     write_bundle(prefix, {"w": W})
     path = Path(f"{prefix}.index")
     path.write_bytes(path.read_bytes()[:-8] + end)
-    assert "bytes without the mark of an index at their end" in refusal(lambda: TensorBundle.open(prefix))
+    assert "bytes without the magic number of an index at the end" in refusal(lambda: TensorBundle.open(prefix))
 
 
 def test_an_index_that_is_too_large(prefix):
     with open(f"{prefix}.index", "wb") as file:
         file.truncate(MAX_INDEX_BYTES + 1)
-    assert f"{MAX_INDEX_BYTES + 1} bytes, more than" in refusal(lambda: TensorBundle.open(prefix))
+    assert f"at most {MAX_INDEX_BYTES} bytes, got {MAX_INDEX_BYTES + 1}" in refusal(lambda: TensorBundle.open(prefix))
 
 
 def test_files_that_are_missing_or_something_else(prefix):
-    assert f"{prefix}.index: No such file or directory; a checkpoint is" in refusal(lambda: TensorBundle.open(prefix))
+    assert f"{prefix}.index: No such file or directory; a checkpoint consists of" in refusal(
+        lambda: TensorBundle.open(prefix)
+    )
     Path(f"{prefix}.index").mkdir()
     assert "not a regular file" in refusal(lambda: TensorBundle.open(prefix))
     Path(f"{prefix}.index").rmdir()
@@ -350,8 +354,8 @@ def test_files_that_are_missing_or_something_else(prefix):
 # --- damage ---------------------------------------------------------------------------------------------------------------
 
 
-def read_all(prefix: Path, wanted: dict[str, np.ndarray]) -> None:
-    """Every tensor is what it was, or a `ModelError` says why not."""
+def read_all(prefix: Path, expected: dict[str, np.ndarray]) -> None:
+    """Check that every tensor is unchanged, or that a `ModelError` is raised."""
     try:
         bundle = TensorBundle.open(prefix)
         names = bundle.names
@@ -363,8 +367,8 @@ def read_all(prefix: Path, wanted: dict[str, np.ndarray]) -> None:
         except ModelError as error:
             assert "\n" not in str(error)
             continue
-        if name in wanted:
-            assert same(found, wanted[name])
+        if name in expected:
+            assert same(found, expected[name])
 
 
 FUZZ = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -374,7 +378,7 @@ FILES = ["model-x.ckpt-7.index", "model-x.ckpt-7.data-00000-of-00002", "model-x.
 @settings(FUZZ, max_examples=100)
 @given(st.sampled_from(FILES), st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), max_size=3))
 def test_flipped_bytes(tmp_path, name, flips):
-    """Checksums cover every byte of both files that counts, so whatever is read at all is right."""
+    """Checksums cover every relevant byte of both files, so everything that is read is right."""
     tensors = some_tensors(20)
     write_bundle(tmp_path / "model-x.ckpt-7", tensors, n_shards=2, per_block=6)
     path = tmp_path / name
@@ -400,7 +404,7 @@ def test_cut_files(tmp_path, name, place):
 @settings(FUZZ, max_examples=100)
 @given(st.data())
 def test_hostile_entries(tmp_path, data):
-    """Checksums right, content not: entries and keys with bytes changed, moved and made up."""
+    """Right checksums, wrong content: entries and keys with changed, moved and random bytes."""
     prefix = tmp_path / "model-x.ckpt-7"
     write_partitioned(prefix)
     entries = dict(TensorBundle.open(prefix)._entries) | {b"": header(2)}

@@ -1,4 +1,4 @@
-"""Frozen graphs: each operator against NumPy, a real graph against golden values, damage against `ModelError`."""
+"""Frozen graphs: each operator compared with NumPy, a real graph with golden values, and damaged graphs."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ def run(data: bytes, images: np.ndarray) -> np.ndarray:
 
 
 def whole(g: Graph, x: str) -> bytes:
-    """Maps as features, every value to be seen: (N,H,W,C) flattened in TensorFlow's order."""
+    """Return feature maps as features, (N,H,W,C) flattened in TensorFlow's order."""
     return g.embeddings(g.node("Reshape", x, g.const([-1, SIZES["flat"]])))
 
 
 SIZES: dict[str, int] = {}
 
 
-def check_maps(g: Graph, x: str, images: np.ndarray, wanted: np.ndarray) -> None:
-    SIZES["flat"] = int(np.prod(wanted.shape[1:]))
-    np.testing.assert_allclose(run(whole(g, x), images), wanted.reshape(len(wanted), -1), atol=1e-5, rtol=1e-5)
+def check_maps(g: Graph, x: str, images: np.ndarray, expected: np.ndarray) -> None:
+    SIZES["flat"] = int(np.prod(expected.shape[1:]))
+    np.testing.assert_allclose(run(whole(g, x), images), expected.reshape(len(expected), -1), atol=1e-5, rtol=1e-5)
 
 
 # --- operators ----------------------------------------------------------------------------------------------------------
@@ -91,8 +91,8 @@ def test_scale_and_shift_of_a_convolution(scale, order):
     check_maps(g, x, images, slow_conv(images, kernel, 2, b"SAME") * scale + np.arange(4))
 
 
-def test_a_convolution_used_twice_is_itself_both_times():
-    """What follows on one path is folded into that path alone."""
+def test_a_convolution_used_twice_is_not_changed_for_the_other_use():
+    """Operators on one path are folded only into that path."""
     g, images = Graph(), images_of()
     kernel = kernel_of(3, 3, 3, 4)
     conv = g.conv(g.images(), kernel)
@@ -148,7 +148,7 @@ def test_concat(axis):
 
 @pytest.mark.parametrize("batch", [1, -1])
 def test_reshape_leaves_the_batch_free(batch):
-    """Also where freezing wrote the batch of one image into the shape."""
+    """Also if freezing stored a batch size of one in the shape."""
     g, images = Graph(), images_of(n=3)
     x = g.node("Reshape", g.images(), g.const([batch, 7 * 8 * 3]))
     weights = kernel_of(7 * 8 * 3, 5)
@@ -158,7 +158,7 @@ def test_reshape_leaves_the_batch_free(batch):
 
 
 def test_reshape_leaves_the_batch_of_the_placeholder_free():
-    """Where a graph is made for eight images, and a shape computed beforehand."""
+    """For a graph made for eight images with a precomputed shape."""
     g, images = Graph(), images_of(n=3)
     x = g.images()
     for size in (8, 7, 8, 3):
@@ -178,7 +178,7 @@ def test_a_weight_in_parts():
 
 @pytest.mark.parametrize("op", ["ConcatV2", "Mul"])
 def test_constants_made_of_others_are_counted(op):
-    """Before memory is taken for them: thirty small nodes double a number thirty times, one makes a table of two rows."""
+    """Before memory is allocated: thirty small nodes double a number thirty times, one makes a table of two vectors."""
     g = Graph()
     if op == "ConcatV2":
         x = g.const(np.ones(1024))
@@ -196,13 +196,13 @@ def test_constants_made_of_others_are_counted(op):
         tracemalloc.stop()
 
 
-def test_the_axis_first_as_until_2017():
+def test_the_axis_comes_first_as_until_2017():
     g, images = Graph(), images_of()
     x = g.images()
     check_maps(g, g.node("Concat", g.const(3), x, x), images, np.concatenate([images, images], axis=3))
 
 
-def test_attributes_left_out_are_tensorflow_s_defaults():
+def test_missing_attributes_have_tensorflow_s_defaults():
     g, images = Graph(), images_of()
     norm = [g.const(v) for v in (np.ones(3), np.zeros(3), np.zeros(3), np.full(3, 1e-4))]
     x = g.node("FusedBatchNorm", g.images(), *norm, is_training=False)
@@ -234,22 +234,22 @@ def test_unit_length():
     x = g.mean(g.images())
     total = g.node("Sum", g.node("Square", x), g.const(1), keep_dims=True)
     x = g.node("Mul", x, g.node("Rsqrt", g.node("Maximum", total, g.const(np.float32(1e-10)))))
-    wanted = images.mean(axis=(1, 2))
+    expected = images.mean(axis=(1, 2))
     np.testing.assert_allclose(
-        run(g.embeddings(x), images), wanted / np.linalg.norm(wanted, axis=1, keepdims=True), atol=1e-5
+        run(g.embeddings(x), images), expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-5
     )
 
 
 @pytest.mark.parametrize("order", [1, -1])
 @pytest.mark.parametrize("switch_itself", [False, True])
-def test_training_switches_take_the_side_of_inference(order, switch_itself):
+def test_training_switches_take_the_branch_of_inference(order, switch_itself):
     images = images_of()
     found = run(switched(order, switch_itself=switch_itself), images)
     np.testing.assert_allclose(found, images.mean(axis=(1, 2)) + 1, atol=1e-5)
 
 
-def test_the_graph_as_the_2018_trainer_left_it():
-    """`input` hangs on the training queue, `phase_train` is a placeholder of its own; either may come first."""
+def test_the_graph_of_the_2018_trainer():
+    """`input` depends on the training queue, `phase_train` is a separate placeholder; either may come first."""
     g = Graph()
     phase = g.flag()
     g.const(False, name="size")
@@ -264,7 +264,7 @@ def test_the_graph_as_the_2018_trainer_left_it():
 
 
 def test_images_enter_at_image_batch_where_there_is_no_input():
-    """As the first trainers left it: the queue behind `image_batch` is left out."""
+    """As in graphs of the first trainers: the queue behind `image_batch` is left out."""
     g, images = Graph(), images_of()
     g.node("QueueDequeueUpToV2", "nowhere", name="batch_join")
     x = g.node("Identity", "batch_join", name="image_batch")
@@ -273,7 +273,7 @@ def test_images_enter_at_image_batch_where_there_is_no_input():
 
 
 def test_dropout():
-    """slim's: in training scaled by random numbers that only control inputs tie to their branch."""
+    """slim's dropout: in training, random numbers scale the values; only control inputs tie them to their branch."""
     g, images = Graph(), images_of()
 
     def dropped(pivot: str, x: str) -> str:
@@ -288,7 +288,7 @@ def test_dropout():
 @pytest.mark.parametrize("where", ["after a convolution", "after a product", "alone"])
 @pytest.mark.parametrize("with_gamma", [False, True])
 def test_batch_norm_of_single_operators(where, with_gamma):
-    """As TensorFlow 1.3 and older wrote it: moments chosen by a condition, then x·s + (beta − mean·s)."""
+    """As in TensorFlow 1.3 and older: a condition chooses the moments, then x·s + (beta − mean·s)."""
     g, images = Graph(), images_of()
     x, values, axes = g.images(), images.astype(np.float64), [0, 1, 2]
     if where == "after a convolution":
@@ -314,23 +314,23 @@ def test_batch_norm_of_single_operators(where, with_gamma):
         scale = g.node("Mul", scale, g.const(gamma))
     shift = g.node("Sub", g.const(beta), g.node("Mul", moments[0], scale))
     x = g.node("Add", g.node("Mul", x, scale), shift)
-    wanted = gamma * (values - mean) / np.sqrt(variance + np.float32(0.001)) + beta
+    expected = gamma * (values - mean) / np.sqrt(variance + np.float32(0.001)) + beta
     if where == "after a product":
-        np.testing.assert_allclose(run(g.embeddings(x), images), wanted, atol=1e-5)
+        np.testing.assert_allclose(run(g.embeddings(x), images), expected, atol=1e-5)
     else:
-        check_maps(g, x, images, wanted)
+        check_maps(g, x, images, expected)
 
 
 @pytest.mark.parametrize("attributes", [{}, {"is_training": True}], ids=["by default", "said so"])
 def test_a_batch_norm_that_was_never_switched_to_inference(attributes):
     g = Graph()
     x = g.node("FusedBatchNorm", g.images(), *[g.const(np.ones(3))] * 4, epsilon=0.1, **attributes)
-    with pytest.raises(ModelError, match="it normalises by the batch it is given"):
+    with pytest.raises(ModelError, match="it normalises by the current batch"):
         translate(g.embeddings(g.mean(x)))
 
 
 def flattened(g: Graph, x: str, form: str) -> str:
-    """slim.flatten, as several TensorFlows wrote it."""
+    """Return slim.flatten in the form of several versions of TensorFlow."""
     shape = g.node("Shape", x)
     if form == "1.3":
         batch = g.node("Slice", shape, g.const([0]), g.const([1]))
@@ -356,18 +356,18 @@ def flattened(g: Graph, x: str, form: str) -> str:
 def test_flatten(form, after_conv):
     for n in (1, 3):
         g, images = Graph(), images_of(n=n)
-        x, wanted = g.images(), images
+        x, expected = g.images(), images
         if after_conv:
             kernel = kernel_of(3, 3, 3, 3)
-            x, wanted = g.conv(x, kernel), slow_conv(images, kernel, 1, b"SAME")
+            x, expected = g.conv(x, kernel), slow_conv(images, kernel, 1, b"SAME")
         weights = kernel_of(7 * 8 * 3, 5)
         x = g.node("MatMul", flattened(g, x, form), g.const(weights))
-        np.testing.assert_allclose(run(g.embeddings(x), images), wanted.reshape(n, -1) @ weights, atol=1e-4)
+        np.testing.assert_allclose(run(g.embeddings(x), images), expected.reshape(n, -1) @ weights, atol=1e-4)
 
 
 @pytest.mark.parametrize("unit", [False, True])
 def test_batch_norm_of_features(unit):
-    """TensorFlow 1.7 makes maps of them and gives the result its input's shape back, which does not lose their number."""
+    """TensorFlow 1.7 turns them into maps and restores the shape afterwards; `width` must not be lost."""
     g, images = Graph(), images_of(n=3)
     features = g.node("MatMul", g.mean(g.images()), g.const(np.eye(3)))
     gamma, beta, mean, variance = np.abs(kernel_of(4, 3))
@@ -375,13 +375,13 @@ def test_batch_norm_of_features(unit):
     parameters = [g.const(v) for v in (gamma, beta, mean, variance)]
     maps = g.node("FusedBatchNorm", maps, *parameters, epsilon=0.001, is_training=False)
     x = g.node("Reshape", maps, g.node("Shape", features))
-    wanted = gamma * (images.mean(axis=(1, 2)) - mean) / np.sqrt(variance + np.float32(0.001)) + beta
+    expected = gamma * (images.mean(axis=(1, 2)) - mean) / np.sqrt(variance + np.float32(0.001)) + beta
     if unit:
         squares = g.node("Sum", g.node("Square", x), g.const([1]), keep_dims=True)
         x = g.node("Mul", g.node("Rsqrt", g.node("Maximum", squares, g.const(np.float32(1e-10)))), x)
-        wanted = wanted / np.linalg.norm(wanted, axis=1, keepdims=True)
+        expected = expected / np.linalg.norm(expected, axis=1, keepdims=True)
     data = g.embeddings(x)
-    np.testing.assert_allclose(run(data, images), wanted, atol=1e-5)
+    np.testing.assert_allclose(run(data, images), expected, atol=1e-5)
     session = onnxruntime.InferenceSession(translate(data), providers=["CPUExecutionProvider"])
     assert session.get_outputs()[0].shape == ["n", 3]
 
@@ -390,23 +390,23 @@ def test_batch_norm_of_features(unit):
 def test_operators_of_constants(op):
     g, images = Graph(), images_of()
     found = run(g.embeddings(g.node("Add", g.mean(g.images()), g.node(op, g.const([0.25, 1.0, 4.0])))), images)
-    wanted = {"Relu": [0.25, 1, 4], "Square": [0.0625, 1, 16], "Rsqrt": [2, 1, 0.5], "Sqrt": [0.5, 1, 2]}[op]
-    np.testing.assert_allclose(found, images.mean(axis=(1, 2)) + wanted, atol=1e-6)
+    expected = {"Relu": [0.25, 1, 4], "Square": [0.0625, 1, 16], "Rsqrt": [2, 1, 0.5], "Sqrt": [0.5, 1, 2]}[op]
+    np.testing.assert_allclose(found, images.mean(axis=(1, 2)) + expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["a constant", "sizes", "a flag"])
-def test_an_output_that_is_no_features(kind):
+def test_an_output_that_does_not_depend_on_images(kind):
     g = Graph()
     x = g.images()
     output = {"a constant": lambda: g.const(np.ones((1, 3))), "sizes": lambda: g.node("Shape", x), "a flag": g.flag}
-    with pytest.raises(ModelError, match="embeddings are no features of images"):
+    with pytest.raises(ModelError, match="the output embeddings does not depend on the images"):
         translate(g.embeddings(output[kind]()))
 
 
-def test_only_in_training():
+def test_an_output_computed_only_in_training():
     g = Graph()
     switch = g.node("Switch", g.mean(g.images()), g.node("PlaceholderWithDefault", g.const(False)))
-    with pytest.raises(ModelError, match="embeddings is computed only while training"):
+    with pytest.raises(ModelError, match="embeddings is computed only in training"):
         translate(g.embeddings(g.node("Relu", f"{switch}:1")))
 
 
@@ -414,15 +414,15 @@ def test_nodes_in_any_order():
     g, images = Graph(), images_of()
     kernel = kernel_of(3, 3, 3, 4)
     g.embeddings(g.mean(g.node("Relu", g.conv(g.images(), kernel))))
-    wanted = run(g.bytes(), images)
+    expected = run(g.bytes(), images)
     nodes = list(g.message.node)
     for seed in range(5):
         shuffled = GraphDef()
         shuffled.node.extend(nodes[i] for i in np.random.default_rng(seed).permutation(len(nodes)))
-        assert (run(shuffled.SerializeToString(), images) == wanted).all()
+        assert (run(shuffled.SerializeToString(), images) == expected).all()
 
 
-def test_what_inference_does_not_need_is_not_read():
+def test_nodes_that_inference_does_not_need_are_not_read():
     g, images = Graph(), images_of()
     x = g.mean(g.images())
     g.node("RandomUniform", "nowhere")
@@ -444,12 +444,12 @@ def test_a_very_deep_graph():
 def test_golden_squeezenet(shared):
     path = shared / "data" / "tf1_squeezenet_128" / "20180101-000000.pb"
     with np.load(shared / "golden" / "networks" / "golden.npz") as file:
-        crops, wanted = file["crops"], file["squeezenet_128/embeddings"]
+        crops, expected = file["crops"], file["squeezenet_128/embeddings"]
     session = onnxruntime.InferenceSession(
         to_onnx(read_graph(path), source=str(path)), providers=["CPUExecutionProvider"]
     )
     found = session.run(None, {"images": (crops.astype(np.float32) - 127.5) / 128})[0]
-    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 # --- constants ------------------------------------------------------------------------------------------------------------
@@ -468,7 +468,7 @@ def const_node(dtype: int, shape: list[int], content: bytes = b"", **values: Any
 
 
 @pytest.mark.parametrize(
-    ("node", "wanted"),
+    ("node", "expected"),
     [
         (const_node(1, [2, 3], float_val=[7.5]), np.full((2, 3), 7.5, np.float32)),
         (const_node(1, [4], float_val=[1, 2]), np.array([1, 2, 2, 2], np.float32)),
@@ -482,11 +482,11 @@ def const_node(dtype: int, shape: list[int], content: bytes = b"", **values: Any
         (const_node(3, [2], np.array([1, 2], "<i4").tobytes()), np.array([1, 2], np.int32)),
     ],
 )
-def test_constants(node, wanted):
+def test_constants(node, expected):
     found = constant(node, "g.pb")
-    assert found.dtype == wanted.dtype
-    assert found.shape == wanted.shape
-    assert (found == wanted).all()
+    assert found.dtype == expected.dtype
+    assert found.shape == expected.shape
+    assert (found == expected).all()
 
 
 @pytest.mark.parametrize(
@@ -518,7 +518,7 @@ def test_malformed_constants(node):
 
 
 @pytest.mark.parametrize("data", [b"", b"\x0a", b"garbage", b"\x0a\x04garb", b"\xff" * 30, Graph().bytes()], ids=repr)
-def test_what_is_no_graph(data):
+def test_files_that_are_not_a_graph(data):
     with pytest.raises(ModelError, match=r"^g\.pb: not a TensorFlow frozen graph \("):
         parse_graph(data, "g.pb")
 
@@ -529,10 +529,10 @@ def bad(kind: str) -> bytes:
     kernel, pooling = kernel_of(3, 3, 3, 4), {"ksize": [1, 2, 2, 1], "strides": [1, 2, 2, 1], "padding": b"SAME"}
     makers = {
         "unknown operator": lambda: g.node("LSTMBlock", x),
-        "missing node": lambda: g.node("Relu", "nowhere"),
+        "is missing": lambda: g.node("Relu", "nowhere"),
         "cycle": lambda: g.node("Relu", g.node("Relu", "loop"), name="loop"),
         "self": lambda: g.node("Relu", "me", name="me"),
-        "second input": lambda: g.node("Add", x, g.node("Placeholder")),
+        "a second one": lambda: g.node("Add", x, g.node("Placeholder")),
         "no padding": lambda: g.node("Conv2D", x, g.const(kernel), strides=[1, 1, 1, 1]),
         "other padding": lambda: g.conv(x, kernel, padding=b"EXPLICIT"),
         "no strides": lambda: g.node("Conv2D", x, g.const(kernel), padding=b"SAME"),
@@ -582,10 +582,10 @@ def bad(kind: str) -> bytes:
 
 KINDS = [
     "unknown operator",
-    "missing node",
+    "is missing",
     "cycle",
     "self",
-    "second input",
+    "a second one",
     "no padding",
     "other padding",
     "no strides",
@@ -620,7 +620,7 @@ KINDS = [
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_graphs_that_are_not_understood(kind):
+def test_unsupported_graphs(kind):
     with pytest.raises(ModelError, match=r"^g\.pb: ") as caught:
         translate(bad(kind))
     assert "\n" not in str(caught.value)
@@ -630,7 +630,7 @@ def test_graphs_that_are_not_understood(kind):
     ("kind", "message"),
     [
         ("unknown operator", r"operator LSTMBlock \(LSTMBlock_\d+\) is not supported"),
-        ("missing node", "takes the missing node nowhere"),
+        ("is missing", "the input nowhere of "),
         ("cycle", "depend on each other"),
         ("no padding", r"Conv2D Conv2D_\d+ is malformed \('padding'\)"),
         ("dilations", r"is malformed \(dilations\)"),
@@ -647,7 +647,7 @@ def test_a_port_that_looks_like_a_number():
 
 @pytest.mark.parametrize("name", ["import/embeddings", "a/b/embeddings", "features"])
 def test_the_output_under_another_name(name):
-    """In the scope of an import, or the only end that a graph has."""
+    """In the scope of an import, or as the only end of a graph."""
     g, images = Graph(), images_of()
     x = g.mean(g.images())
     g.node("Identity", x, name=name)
@@ -659,7 +659,7 @@ def test_the_output_under_another_name(name):
 def test_a_graph_without_its_weights():
     g = Graph()
     x = g.node("MatMul", g.mean(g.images()), g.node("VariableV2", name="w"))
-    with pytest.raises(ModelError, match=r"a graph without its weights, such as VariableV2 \(w\); give the folder of"):
+    with pytest.raises(ModelError, match=r"the graph has no weights, such as VariableV2 \(w\); give the folder of"):
         translate(g.embeddings(x))
 
 
@@ -668,7 +668,7 @@ def test_without_the_output():
     x = g.images()
     g.node("Relu", x)
     g.node("Square", x)
-    with pytest.raises(ModelError, match=r"no node called 'embeddings', as .* are; it ends in \w+, \w+$"):
+    with pytest.raises(ModelError, match=r"no node is called 'embeddings', .*; its ends are \w+, \w+$"):
         translate(g.bytes())
 
 
@@ -677,7 +677,7 @@ def test_without_the_output():
 
 @functools.cache
 def specimen() -> bytes:
-    """Small, with most of what a graph has."""
+    """Return a small graph with most features of a real one."""
     g = Graph()
     x = g.conv(g.images(), kernel_of(3, 3, 3, 2), 2)
     parameters = [g.const(v) for v in np.abs(kernel_of(4, 2))]
@@ -705,7 +705,7 @@ def check_damaged(data: bytes) -> None:
     assert peak < 2**26
 
 
-def test_the_specimen_is_sound():
+def test_the_undamaged_graph_is_translated():
     assert run(specimen(), images_of()).shape == (2, 3)
 
 
@@ -726,5 +726,5 @@ def test_cut_files(place):
 
 @settings(max_examples=60, deadline=None)
 @given(st.binary(max_size=300))
-def test_any_bytes(data):
+def test_random_bytes(data):
     check_damaged(data)

@@ -1,4 +1,4 @@
-"""Weights of frozen graphs under their variables' names."""
+"""The weights of frozen graphs under the names of their variables."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BIAS = np.array([3.0, 4.0])
 
 @pytest.mark.parametrize("op", ["BiasAdd", "Add", "AddV2"])
 @pytest.mark.parametrize("behind", [False, True])
-def test_a_folded_batch_norm_comes_back(op, behind):
+def test_a_folded_batch_norm_is_restored(op, behind):
     kernel = "Net/conv/weights/read" if behind else "Net/conv/weights"
     nodes = [
         ("images", "Placeholder", [], None),
@@ -57,7 +57,7 @@ def test_a_folded_batch_norm_comes_back(op, behind):
     np.testing.assert_allclose(y, u + BIAS, rtol=1e-6)
 
 
-def test_biases_and_batch_norms_of_their_own_stay():
+def test_existing_biases_and_batch_norms_are_kept():
     graph = graph_of(
         ("images", "Placeholder", [], None),
         ("Net/a/weights", "Const", [], KERNEL),
@@ -79,7 +79,7 @@ def test_biases_and_batch_norms_of_their_own_stay():
 
 
 def test_a_graph_without_weights():
-    with pytest.raises(ModelError, match="g: no weights under the names"):
+    with pytest.raises(ModelError, match="g: the graph has no weights with names"):
         graph_variables(graph_of(("images", "Placeholder", [], None)), "g")
 
 
@@ -88,8 +88,8 @@ def test_the_default_model_has_every_variable_of_its_network(shared):
     graph = read_graph(locate(MODELS["casia-webface"]))
     listed = json.loads((shared / "golden" / "networks" / "inception_resnet_v1_512.variables.json").read_text())
     variables = listed["variables"]
-    wanted = {name: tuple(shape) for name, shape in (variables.items() if isinstance(variables, dict) else variables)}
-    assert {name: array.shape for name, array in graph_variables(graph, "g").items()} == wanted
+    expected = {name: tuple(shape) for name, shape in (variables.items() if isinstance(variables, dict) else variables)}
+    assert {name: array.shape for name, array in graph_variables(graph, "g").items()} == expected
     assert len(folded(graph, "g")) == 111  # every convolution with a batch norm
 
 

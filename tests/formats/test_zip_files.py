@@ -1,4 +1,4 @@
-"""Weights out of a zip: the wanted members, and every zip that is refused."""
+"""Weights in a zip: the chosen members, and every zip that is refused."""
 
 from __future__ import annotations
 
@@ -55,19 +55,19 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-def test_the_frozen_graph_alone_is_taken(tmp_path: Path, compression: int) -> None:
+def test_only_the_frozen_graph_is_unpacked(tmp_path: Path, compression: int) -> None:
     path = unpacked(zipped(AS_PUBLISHED, compression), tmp_path)
     assert path == tmp_path / "unpacked" / f"{RUN}.pb"
     assert tree(tmp_path / "unpacked") == {f"{RUN}.pb": GRAPH}
 
 
-def test_without_one_the_checkpoint_is(tmp_path: Path) -> None:
+def test_without_a_frozen_graph_the_checkpoint_is_unpacked(tmp_path: Path) -> None:
     members = {**CHECKPOINT, f"{RUN}/checkpoint": b"model_checkpoint_path", "../../evil.txt": b"x"}
     assert unpacked(zipped(members), tmp_path) == tmp_path / "unpacked"
     assert tree(tmp_path / "unpacked") == {name.split("/")[1]: data for name, data in CHECKPOINT.items()}
 
 
-def test_what_a_mac_adds_is_not_seen(tmp_path: Path) -> None:
+def test_files_added_by_macos_are_ignored(tmp_path: Path) -> None:
     members = {f"__MACOSX/._{RUN}.pb": b"x", f"{RUN}/._{RUN}.pb": b"x", f"{RUN}/{RUN}.pb": GRAPH}
     assert unpacked(zipped(members), tmp_path).read_bytes() == GRAPH
 
@@ -82,20 +82,20 @@ def test_is_archive(tmp_path: Path) -> None:
 def test_a_zip_without_a_model(tmp_path: Path, missing: str) -> None:
     members = {name: data for name, data in CHECKPOINT.items() if missing not in (name, "all")}
     assert refused(zipped({"readme.txt": b"", **members}), tmp_path) == (
-        "wanted a frozen graph (.pb) or one checkpoint (.meta, .index, .data); "
-        f"there is neither among its {len(members) + 1} entries"
+        "must contain a frozen graph (.pb) or one checkpoint (.meta, .index, .data), "
+        f"got neither in its {len(members) + 1} entries"
     )
 
 
 def test_several_models(tmp_path: Path) -> None:
-    assert "holds 2 frozen graphs (.pb), wanted one" in refused(zipped({"a.pb": GRAPH, "b.pb": GRAPH}), tmp_path)
+    assert "must contain one frozen graph (.pb), got 2" in refused(zipped({"a.pb": GRAPH, "b.pb": GRAPH}), tmp_path)
     two = {**CHECKPOINT, "other.meta": b""}
     assert "or one checkpoint" in refused(zipped(two), tmp_path)
 
 
 def test_one_name_twice(tmp_path: Path) -> None:
     members = {**CHECKPOINT, "b/model.data-00000-of-00002": b"1", "c/model.data-00000-of-00002": b"2"}
-    assert refused(zipped(members), tmp_path) == "holds model.data-00000-of-00002 twice"
+    assert refused(zipped(members), tmp_path) == "contains model.data-00000-of-00002 twice"
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_one_name_twice(tmp_path: Path) -> None:
 )
 def test_names_that_lead_out(tmp_path: Path, name: str) -> None:
     text = refused(zipped({name: GRAPH}), tmp_path)
-    assert text.endswith("a name that leads out of the zip, or that not every system takes")
+    assert text.endswith("the name leads out of the zip or is invalid on some systems")
     assert sorted(os.listdir(tmp_path)) == ["weights.zip"]
 
 
@@ -114,13 +114,13 @@ def test_a_link(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:
         file.writestr(member, "/etc/passwd")
-    assert refused(buffer.getvalue(), tmp_path) == "a.pb: a link, wanted a file"
+    assert refused(buffer.getvalue(), tmp_path) == "a.pb: must be a file, got a link"
 
 
 def test_a_password(tmp_path: Path) -> None:
     data = bytearray(zipped({"a.pb": GRAPH}))
     data[data.index(b"PK\x01\x02") + 8] |= 1
-    assert refused(bytes(data), tmp_path) == "a.pb: wants a password; unpack it and give the .pb"
+    assert refused(bytes(data), tmp_path) == "a.pb: needs a password; unpack it and give the .pb"
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
@@ -131,7 +131,7 @@ def test_other_compressions(tmp_path: Path, compression: int) -> None:
 
 def test_a_bomb(tmp_path: Path) -> None:
     text = refused(zipped({"a.pb": bytes(50_000_000)}), tmp_path)
-    assert text.endswith("bytes that would unpack to 50000000; weights do not shrink so")
+    assert text.endswith("bytes would unpack to 50000000, but weights hardly shrink")
     assert not (tmp_path / "unpacked").exists()
 
 
@@ -147,24 +147,24 @@ def test_less_than_the_entry_says(tmp_path: Path) -> None:
     assert "a damaged zip" in refused(bytes(data), tmp_path)
 
 
-def test_more_than_memory_is_for(tmp_path: Path) -> None:
+def test_weights_that_are_too_large(tmp_path: Path) -> None:
     data = bytearray(zipped(CHECKPOINT))
     for at in (position for position in range(len(data)) if data[position : position + 4] == b"PK\x01\x02"):
         struct.pack_into("<II", data, at + 20, 2**30, 2**30)
-    assert refused(bytes(data), tmp_path) == "its weights would have more than 2147483647 bytes"
+    assert refused(bytes(data), tmp_path) == "its weights must have at most 2147483647 bytes unpacked, got more"
 
 
 def test_a_list_of_contents_that_fills_the_memory(tmp_path: Path) -> None:
-    """A million entries in a small file: read at once by the library, and therefore not handed to it."""
+    """A million entries in a small file, which the library would read at once."""
     entry = b"PK\x01\x02" + bytes(42)
     directory = entry * 50_000
     end = struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, 50_000, 50_000, len(directory), 0, 0)
     assert refused(directory + end, tmp_path) == (
-        f"a list of contents of {len(directory)} bytes; at most 1048576 were expected"
+        f"the zip's directory must have at most 1048576 bytes, got {len(directory)}"
     )
 
 
-def test_bytes_that_are_none(tmp_path: Path) -> None:
+def test_files_that_are_not_a_zip(tmp_path: Path) -> None:
     for data in (b"", b"PK\x03\x04", GRAPH, zipped(AS_PUBLISHED)[:-30]):
         assert "a damaged zip" in refused(data, tmp_path)
 
@@ -184,10 +184,10 @@ def test_all_that_the_library_raises_for_damage(
         raise error
 
     monkeypatch.setattr(zipfile, "ZipFile", fail)
-    assert refused(b"", tmp_path).endswith("); fetch it again")
+    assert refused(b"", tmp_path).endswith("); download it again")
 
 
-def test_a_full_disk_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_not_reported_as_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(file: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -196,7 +196,7 @@ def test_a_full_disk_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         unpacked(b"", tmp_path)
 
 
-def test_nothing_is_written_over(tmp_path: Path) -> None:
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "unpacked").mkdir()
     with pytest.raises(FileExistsError):
         unpacked(zipped(AS_PUBLISHED), tmp_path)
@@ -217,7 +217,7 @@ def test_any_damage_is_one_error(tmp_path: Path, changes: list[tuple[int, int]],
     archive, folder = tmp_path / "weights.zip", tmp_path / "unpacked"
     archive.write_bytes(data[: len(SMALL) if cut % 3 else cut])
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the library's on names that are there twice
+        warnings.simplefilter("ignore")  # zipfile warns of duplicate names
         try:
             path = unpack_weights(archive, folder)
         except ModelError as error:

@@ -135,7 +135,7 @@ def test_a_pickle_is_refused_and_not_run(tmp_path, protocol):
     path.write_bytes(pickle.dumps({"model": Evil(), "names": ["a"]}, protocol=protocol))
     line = refusal(path)
     assert "facespace classify train" in line
-    assert "a pickle, which could run any code" in line or (protocol < 2 and "not a classifier" in line)
+    assert "a pickle, which could run any code" in line or (protocol < 2 and "not a facespace classifier" in line)
 
 
 def test_a_truncated_classifier_is_refused(file):
@@ -166,7 +166,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
     path = tmp_path / "c"
     assert "no classifier there" in refusal(path)
     write_tensor_file(path, "grouping", {}, {})
-    assert "not a classifier" in refusal(path)
+    assert "not a facespace classifier" in refusal(path)
     write_tensor_file(path, "classifier", {}, {"names": []})
     assert "a damaged classifier" in refusal(path)
 

@@ -28,7 +28,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def slow_crc(data: bytes) -> int:
-    """CRC-32C (Castagnoli), a bit at a time, the polynomial reversed."""
+    """Compute CRC-32C (Castagnoli) bit by bit with the reversed polynomial."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc ^= byte
@@ -38,7 +38,7 @@ def slow_crc(data: bytes) -> int:
 
 
 def slow_mask(crc: int) -> int:
-    """The 32 bits rotated right by 15, and a constant added, as the documentation of TFRecord files says."""
+    """Rotate the 32 bits right by 15 and add a constant, as in the documentation of TFRecord files."""
     bits = f"{crc:032b}"
     return (int(bits[-15:] + bits[:-15], 2) + 0xA282EAD8) & 0xFFFFFFFF
 
@@ -52,11 +52,11 @@ def test_known_values() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=100))
-def test_it_is_the_one_of_a_slow_loop(data: bytes) -> None:
+def test_it_equals_a_slow_loop(data: bytes) -> None:
     assert masked_crc(data) == slow_mask(slow_crc(data))
 
 
-def test_arrays_are_taken_and_not_changed() -> None:
+def test_arrays_are_accepted_and_not_changed() -> None:
     array = np.frombuffer(b"123456789", np.uint8).copy()
     assert masked_crc(array) == masked_crc(b"123456789")
     assert array.flags.writeable
@@ -83,7 +83,7 @@ def test_the_hash_of_several_files_is_that_of_their_contents_in_order(file: Path
     assert sha256_of() == sha256_of(tmp_path / "empty") == hashlib.sha256(b"").hexdigest()
 
 
-def test_a_file_that_cannot_be_read_is_an_error_that_is_returned(file: Path, tmp_path: Path) -> None:
+def test_the_error_of_an_unreadable_file_is_returned(file: Path, tmp_path: Path) -> None:
     assert sha256_or_error(file) == hashlib.sha256(CONTENT).hexdigest()
     error = sha256_or_error(tmp_path / "none")
     assert isinstance(error, FileNotFoundError)
@@ -104,7 +104,7 @@ def test_a_copy_and_its_hash(file: Path, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("chunk", [7, 2**18])
-def test_a_copy_has_a_largest_size(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+def test_the_size_of_a_copy_is_limited(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
     monkeypatch.setattr(checksums, "_CHUNK", chunk)
     assert copy_file(file, tmp_path / "b", max_bytes=len(CONTENT)) == hashlib.sha256(CONTENT).hexdigest()
     with pytest.raises(ModelError, match=f"more than {len(CONTENT) - 1} bytes"):

@@ -1,4 +1,4 @@
-"""What a file is, by what is in it and how it is called: one table for all kinds."""
+"""The kind of a file by its content and its name: one table for all kinds."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ JPEG = encode("JPEG")
 PART = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: 9\r\n\r\n"
 HEVC = bytes.fromhex("00000001 40010c01ffff 00000001 4201010160")
 H264 = bytes.fromhex("00000001 6742c01eda 00000001 68ce3880 00000001 65b80004")
-# name → content, and what the content alone says
+# name → content, and the kind by the content alone
 CONTENT: dict[str, tuple[bytes, Kind]] = {
     "jpeg": (JPEG, PHOTO),
     "newline before a jpeg": (b"\n" + JPEG, PHOTO),
@@ -102,7 +102,7 @@ if features.check("jpg_2000"):
 
 @pytest.mark.parametrize("name", ["IMG_1", "a.jpg~", "a.dat", "a.txt", "a.ts"])
 @pytest.mark.parametrize("content", CONTENT)
-def test_content_decides_where_an_ending_says_nothing(tmp_path: Path, content: str, name: str) -> None:
+def test_content_decides_if_the_ending_does_not(tmp_path: Path, content: str, name: str) -> None:
     data, kind = CONTENT[content]
     (tmp_path / name).write_bytes(data)
     assert kind_in_folder(tmp_path / name) is kind
@@ -110,33 +110,33 @@ def test_content_decides_where_an_ending_says_nothing(tmp_path: Path, content: s
 
 
 @pytest.mark.parametrize("content", CONTENT)
-def test_a_file_that_is_called_like_a_photo(tmp_path: Path, content: str) -> None:
+def test_a_file_with_the_ending_of_a_photo(tmp_path: Path, content: str) -> None:
     data, kind = CONTENT[content]
     (tmp_path / "a.JPG").write_bytes(data)
-    assert kind_in_folder(tmp_path / "a.JPG") is PHOTO, "what is wrong with it is told by its reader"
+    assert kind_in_folder(tmp_path / "a.JPG") is PHOTO, "its reader reports what is wrong"
     assert is_video(tmp_path / "a.JPG") is (kind is VIDEO and content != "motion jpeg")
 
 
 @pytest.mark.parametrize("content", CONTENT)
-def test_a_file_that_is_called_like_a_video(tmp_path: Path, content: str) -> None:
+def test_a_file_with_the_ending_of_a_video(tmp_path: Path, content: str) -> None:
     data, kind = CONTENT[content]
     (tmp_path / "a.mp4").write_bytes(data)
     assert kind_in_folder(tmp_path / "a.mp4") is VIDEO
     assert is_video(tmp_path / "a.mp4") is (kind is not PHOTO)
 
 
-def test_motion_jpeg_of_any_length_by_its_name(tmp_path: Path) -> None:
+def test_motion_jpeg_of_any_length_by_its_ending(tmp_path: Path) -> None:
     for name in ("a.mjpeg", "a.MJPG"):
         (tmp_path / name).write_bytes(JPEG)
         assert is_video(tmp_path / name)
 
 
-def test_the_longest_start_is_looked_at(tmp_path: Path) -> None:
+def test_the_longest_start_is_checked(tmp_path: Path) -> None:
     for data, _ in CONTENT.values():
         assert photo_format(data[:START]) == photo_format(data)
 
 
-def test_files_are_opened_only_where_their_ending_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_opened_only_if_their_ending_does_not_decide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
 
     def counting(path: str, *_: object) -> io.BytesIO:
@@ -151,7 +151,7 @@ def test_files_are_opened_only_where_their_ending_says_nothing(tmp_path: Path, m
     assert [os.path.basename(path) for path in opened] == ["f", "g.jpg~"]
 
 
-def test_what_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, kind in (("link.jpg", PHOTO), ("link", OTHER)):
         (tmp_path / name).symlink_to("nowhere")
         assert kind_in_folder(tmp_path / name) is kind
@@ -164,14 +164,14 @@ def test_what_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     (tmp_path / "closed").write_bytes(JPEG)
     monkeypatch.setattr("builtins.open", refuses)
-    assert kind_in_folder(tmp_path / "closed") is PHOTO, "its reader tells why"
+    assert kind_in_folder(tmp_path / "closed") is PHOTO, "its reader reports why"
 
 
 # Endings
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_pillow_writes(kind: str) -> None:
+def test_endings_of_what_pillow_writes(kind: str) -> None:
     if (kind == "AVIF" and not features.check("avif")) or (kind == "JPEG2000" and not features.check("jpg_2000")):
         pytest.skip(f"Pillow without {kind}")
     assert image_ending(encode(kind)) == KINDS[kind]

@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all: links, modes, devices, full disks, kills at every step."""
+"""Atomic files and folders: links, modes, devices, full disks, kills at every step."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_the_target_appears_when_the_block_ends(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt])
-def test_a_failure_leaves_what_was_there(tmp_path: Path, failure: type[BaseException]) -> None:
+def test_a_failure_keeps_the_old_file(tmp_path: Path, failure: type[BaseException]) -> None:
     target = tmp_path / "result.txt"
     target.write_text("old")
     with pytest.raises(failure), atomic_path(target) as path:
@@ -77,7 +77,7 @@ def test_a_result_is_as_readable_as_any_other_file(tmp_path: Path, umask: int) -
 @posix
 @pytest.mark.parametrize("umask", [0o022, 0o077])
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o666, 0o400])
-def test_a_file_that_is_replaced_hands_its_mode_on(tmp_path: Path, mode: int, umask: int) -> None:
+def test_the_mode_of_a_replaced_file_is_kept(tmp_path: Path, mode: int, umask: int) -> None:
     target = tmp_path / "private"
     target.write_text("old")
     target.chmod(mode)
@@ -85,7 +85,7 @@ def test_a_file_that_is_replaced_hands_its_mode_on(tmp_path: Path, mode: int, um
     try:
         with atomic_path(target) as path:
             path.write_text("new")
-            assert stat.S_IMODE(path.stat().st_mode) & ~(mode | 0o200) == 0, "nobody else may read it meanwhile"
+            assert stat.S_IMODE(path.stat().st_mode) & ~(mode | 0o200) == 0, "no other user can read it meanwhile"
     finally:
         os.umask(before)
     assert target.read_text() == "new"
@@ -94,7 +94,7 @@ def test_a_file_that_is_replaced_hands_its_mode_on(tmp_path: Path, mode: int, um
 
 @posix
 @pytest.mark.parametrize("there", [True, False])
-def test_a_link_stays_and_its_file_is_replaced(tmp_path: Path, there: bool) -> None:
+def test_a_link_is_kept_and_its_file_is_replaced(tmp_path: Path, there: bool) -> None:
     (tmp_path / "disk").mkdir()
     real, first, second = tmp_path / "disk" / "real.txt", tmp_path / "first", tmp_path / "second"
     if there:
@@ -115,7 +115,7 @@ def test_a_pipe_is_written_to(tmp_path: Path) -> None:
     got: list[bytes] = []
     reader = threading.Thread(target=lambda: got.append(pipe.read_bytes()))
     reader.start()
-    write_bytes(pipe, b"x" * 200_000)  # more than a pipe holds
+    write_bytes(pipe, b"x" * 200_000)  # more than fits into a pipe
     reader.join(30)
     assert got == [b"x" * 200_000]
     assert pipe.is_fifo() and os.listdir(tmp_path) == ["pipe"]
@@ -134,7 +134,7 @@ def test_a_device_is_written_to(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("filename", "named"), [(None, "a.txt"), ("x/.facespace-1f", "a.txt"), (".facespace-1f/y", "a.txt"), ("b", "b")]
 )
-def test_an_error_without_a_file_or_of_a_hidden_one_names_the_target(filename: str | None, named: str) -> None:
+def test_an_error_without_a_file_or_of_a_temporary_one_names_the_target(filename: str | None, named: str) -> None:
     with pytest.raises(OSError) as raised, named_in_errors(Path("a.txt")):
         raise OSError(errno.ENOSPC, "No space left on device", filename)
     assert raised.value.filename == named
@@ -167,7 +167,7 @@ def test_a_folder_that_refuses_a_file_names_the_target(tmp_path: Path, monkeypat
     assert raised.value.filename == str(tmp_path / "a")
 
 
-def test_of_files_that_belong_together_none_is_replaced_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_belong_together_are_replaced_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = tmp_path / "a.json", tmp_path / "a.onnx"
     write_together({first: "old é", second: b"old"})
     assert (first.read_text("utf-8"), second.read_bytes()) == ("old é", b"old")
@@ -230,9 +230,7 @@ def test_which_paths_are_standard_output(tmp_path: Path) -> None:
             assert done.stderr.decode().strip() == str([True] * 3 + [False] * 4)
 
 
-def test_what_was_written_is_on_the_disk_before_it_takes_its_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_content_is_on_the_disk_before_the_file_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[str] = []
     fsync, replace = os.fsync, os.replace
 
@@ -246,8 +244,8 @@ def test_what_was_written_is_on_the_disk_before_it_takes_its_place(
     assert steps == ["file", "replace", *(["folder"] if hasattr(os, "O_DIRECTORY") else [])]
 
 
-def test_a_disk_that_fails_late_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some file systems find room only when a file is synced."""
+def test_a_disk_that_fails_late_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some file systems allocate space only when a file is synced."""
     target = tmp_path / "a"
     target.write_text("old")
 
@@ -276,7 +274,7 @@ def texts(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_a_folder_takes_its_place(tmp_path: Path, there: bool) -> None:
+def test_a_folder_replaces_its_target(tmp_path: Path, there: bool) -> None:
     if there:
         folder_of(tmp_path / "model", "old")
     take_folder_place(folder_of(tmp_path / "new", "new"), tmp_path / "model")
@@ -284,7 +282,7 @@ def test_a_folder_takes_its_place(tmp_path: Path, there: bool) -> None:
     assert os.listdir(tmp_path) == ["model"]
 
 
-def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(
+def test_a_folder_that_cannot_replace_its_target_keeps_the_old_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder_of(tmp_path / "model", "old")
@@ -302,7 +300,7 @@ def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(
 
 
 def test_the_call_after_a_kill_keeps_the_only_old_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed between its two renames; the next call fails too, and the old folder is back."""
+    """The process is killed between the two renames; the next call fails too, but restores the old folder."""
     folder_of(tmp_path / ".facespace-old-model", "old")
     rename = Path.rename
 
@@ -338,7 +336,7 @@ files.take_folder_place(Path("new"), Path("model"))
 
 @posix
 def test_a_kill_at_any_step_loses_no_folder(tmp_path: Path) -> None:
-    """Killed, then started again: the old folder or the new one is there, whole, and nothing else stays."""
+    """After a kill and a new start, the old or the new folder is complete, and nothing else is left."""
     for step in range(100):
         here = tmp_path / str(step)
         here.mkdir()

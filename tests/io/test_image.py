@@ -1,4 +1,4 @@
-"""`facespace.io.image.read` against pictures made here by Pillow and by hand."""
+"""`facespace.io.image.read` compared with pictures made by Pillow and by hand."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from support.tiff_files import tiff
 DATA = pathlib.Path(__file__).parents[1] / "data"
 NOT_AN_IMAGE = "not an image facespace reads (JPEG, PNG, WebP, BMP, GIF, TIFF, PPM, AVIF, HEIC, JPEG 2000)"
 RED, GREEN, BLUE, GRAY = (220, 30, 30), (30, 200, 30), (30, 30, 220), (180, 180, 180)
-# How a camera stores an upright picture under each EXIF orientation: the inverse of what a viewer must do.
+# How a camera stores an upright picture with each EXIF orientation: the inverse of a viewer's transformation.
 STORED = {
     1: None,
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -42,7 +42,7 @@ STORED = {
 
 
 def picture(width: int = 48, height: int = 32) -> Image.Image:
-    """Four quarters of four colours: no turn or mirror image of it equals it."""
+    """Return four quarters of four colours, so that no rotated or mirrored version is equal to it."""
     pixels = np.empty((height, width, 3), np.uint8)
     pixels[: height // 2, : width // 2] = RED
     pixels[: height // 2, width // 2 :] = GREEN
@@ -246,18 +246,18 @@ def test_mpo_of_two_pictures() -> None:
     assert_quarters(read(data), tolerance=12)
 
 
-def test_videos_are_no_photos(tmp_path: pathlib.Path) -> None:
+def test_videos_are_not_photos(tmp_path: pathlib.Path) -> None:
     video = "a video, not a photo; facespace identify and classify predict name people in videos"
     frames = encode(picture(), "JPEG") * 3
     for name in ("a.mjpeg", "a.MJPG", "camera"):
         (tmp_path / name).write_bytes(frames)
         assert error(tmp_path / name).reason == video
     (tmp_path / "a.jpg").write_bytes(frames)
-    assert_quarters(read(tmp_path / "a.jpg"), tolerance=12)  # called a photo, it is one
+    assert_quarters(read(tmp_path / "a.jpg"), tolerance=12)  # with the ending of a photo, it is a photo
     assert error(frames).reason == error(b"\0\0\0\x18ftypmp42" + bytes(99)).reason == video
-    assert error(b"\0\x05\x16\x07" + bytes(99)).reason.startswith("what macOS notes about a file")
+    assert error(b"\0\x05\x16\x07" + bytes(99)).reason.startswith("metadata of macOS")
     for raw in (b"FUJIFILMCCD-RAW 0201", b"\0\0\0\x18ftypcrx " + bytes(99)):
-        assert "raw photos are not developed here: export it as JPEG or TIFF" in error(raw).reason
+        assert "raw photos are not developed here; export it as JPEG or TIFF" in error(raw).reason
 
 
 @pytest.mark.parametrize("image_format", ["EPS", "PDF", "ICO", "TGA", "PCX", "SGI", "DDS", "ICNS"])
@@ -319,11 +319,11 @@ def test_colour_key_transparency() -> None:
 
 def test_alpha_over_white() -> None:
     pixels = np.array([[[0, 100, 255, 0], [0, 100, 255, 255], [0, 100, 255, 100]]], np.uint8)
-    wanted = [[[255, 255, 255], [0, 100, 255], [155, 194, 255]]]
+    expected = [[[255, 255, 255], [0, 100, 255], [155, 194, 255]]]
     for image_format in ("PNG", "TIFF"):
-        assert read(encode(Image.fromarray(pixels), image_format)).tolist() == wanted
-    assert read(encode(Image.fromarray(pixels), "WEBP", lossless=True, exact=True)).tolist() == wanted
-    assert read(pixels).tolist() == wanted
+        assert read(encode(Image.fromarray(pixels), image_format)).tolist() == expected
+    assert read(encode(Image.fromarray(pixels), "WEBP", lossless=True, exact=True)).tolist() == expected
+    assert read(pixels).tolist() == expected
 
 
 @pytest.mark.parametrize("mode", ["LA", "La", "RGBA", "RGBa"])
@@ -382,9 +382,9 @@ def test_integer_mode() -> None:
 
 
 def test_float_tiff() -> None:
-    for values, wanted in (([0, 0.5, 1], [0, 128, 255]), ([0, 1, 200.4], [0, 1, 200])):
+    for values, expected in (([0, 0.5, 1], [0, 128, 255]), ([0, 1, 200.4], [0, 1, 200])):
         image = Image.fromarray(np.array([values], np.float32))
-        assert read(encode(image, "TIFF"))[0, :, 0].tolist() == wanted
+        assert read(encode(image, "TIFF"))[0, :, 0].tolist() == expected
     assert "-1 to 2" in error(encode(Image.fromarray(np.array([[-1, 2]], np.float32)), "TIFF")).reason
 
 
@@ -405,7 +405,7 @@ def test_one_pixel() -> None:
 
 
 @pytest.mark.parametrize(
-    ("array", "wanted"),
+    ("array", "expected"),
     [
         (np.array([[0, 9]], np.uint8), [[0] * 3, [9] * 3]),
         (np.array([[[0], [9]]], np.uint8), [[0] * 3, [9] * 3]),
@@ -426,12 +426,12 @@ def test_one_pixel() -> None:
         (np.array([[[0, 0, 0, 0.0], [0, 0, 0, 1.0]]]), [[255] * 3, [0] * 3]),
     ],
 )
-def test_arrays(array: Any, wanted: Any) -> None:
+def test_arrays(array: Any, expected: Any) -> None:
     array.flags.writeable = False
     before = array.copy()
     result = read(array)
     assert_rgb(result)
-    assert result.tolist() == [wanted]
+    assert result.tolist() == [expected]
     assert (array == before).all()
 
 
@@ -537,8 +537,8 @@ def test_the_limit_is_above_what_phones_take() -> None:
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "LA", "CMYK", "1", "I;16", "I", "F"])
 @pytest.mark.parametrize("turn", range(1, 9))
-def test_strips_are_put_together_as_one(monkeypatch: pytest.MonkeyPatch, mode: str, turn: int) -> None:
-    """A photo larger than a strip is the same as in one piece, in every mode and turn."""
+def test_strips_are_joined(monkeypatch: pytest.MonkeyPatch, mode: str, turn: int) -> None:
+    """A photo larger than a strip gives the same pixels as in one piece, in every mode and orientation."""
     values = np.random.default_rng(0).integers(0, 256, (7, 5, 3), np.uint8)
     values[:2] &= 1  # the first strip alone would have fewer bits
     if mode == "I;16":
@@ -567,7 +567,7 @@ def test_strips_of_arrays(monkeypatch: pytest.MonkeyPatch, kind: type, depth: tu
 
 
 def test_no_copy_of_a_whole_large_photo(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beside Pillow's image and the result nothing of the photo's size is made."""
+    """Nothing of the photo's size is allocated except Pillow's image and the result."""
     sizes = []
     convert = image_module._strip_rgb
 
@@ -628,7 +628,7 @@ def test_gif_frame_beyond_its_screen(monkeypatch: pytest.MonkeyPatch) -> None:
     assert read(bytes(data)).shape == (32, 48, 3)
 
 
-def test_pillow_stays_as_it_was_for_others() -> None:
+def test_pillow_is_unchanged_for_other_callers() -> None:
     data = encode(picture(), "PNG")
     filters, limit = list(warnings.filters), Image.MAX_IMAGE_PIXELS
     read(data)
@@ -643,7 +643,7 @@ def test_pillow_stays_as_it_was_for_others() -> None:
     assert caught[0].filename == TiffImagePlugin.__file__
 
 
-def test_pillow_stays_as_it_was_for_other_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pillow_is_unchanged_for_other_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """While one thread reads, another one's `Image.open` still obeys Pillow's limit."""
     data, seen = encode(picture(), "PNG"), []
     load = ImageFile.ImageFile.load
@@ -766,13 +766,13 @@ def jpeg(hopper_file: pathlib.Path, **options: object) -> bytes:
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 2}, {"quality": 30}])
-def test_a_jpeg_that_lacks_its_end_mark_alone_is_read(hopper_file: pathlib.Path, options: dict[str, object]) -> None:
+def test_a_jpeg_that_lacks_only_its_end_mark_is_read(hopper_file: pathlib.Path, options: dict[str, object]) -> None:
     data = jpeg(hopper_file, **options)
-    wanted = read(data)
+    expected = read(data)
     for missing in (1, 2):
         with pytest.warns(DamagedImageWarning, match="^<bytes>: the JPEG lacks its end mark"):
-            assert np.array_equal(read(data[:-missing]), wanted)
-    # One byte of its pixels, or more of them, are not made up.
+            assert np.array_equal(read(data[:-missing]), expected)
+    # If one byte or more of its pixels are missing, they are not invented.
     for missing in (4, 5, 10, 100, len(data) // 2):
         assert "truncated" in error(data[:-missing]).reason
 
@@ -785,7 +785,7 @@ def test_stray_bytes_before_a_jpeg_are_skipped(tmp_path: pathlib.Path, hopper_fi
         assert np.array_equal(read(tmp_path / "a.jpg"), read(data))
 
 
-def test_a_jpeg_far_within_a_file_is_none(hopper_file: pathlib.Path) -> None:
+def test_a_jpeg_far_inside_a_file_is_not_read(hopper_file: pathlib.Path) -> None:
     assert error(b"x" * 17 + jpeg(hopper_file)).reason.startswith("not an image")
 
 
@@ -805,7 +805,7 @@ def test_truncated_pil_image() -> None:
 
 
 def test_unsupported_inside_an_allowed_format() -> None:
-    data = tiff_with_entry(0x0103, struct.pack("<HIHH", 3, 1, 9999, 0))  # a compression nobody knows
+    data = tiff_with_entry(0x0103, struct.pack("<HIHH", 3, 1, 9999, 0))  # an unknown compression
     assert "corrupt or unsupported TIFF file" in error(data).reason
 
 
@@ -817,7 +817,7 @@ def test_unsupported_inside_an_allowed_format() -> None:
         UserWarning, Image.DecompressionBombWarning, UnicodeDecodeError, NotImplementedError,
     ],
 )  # fmt: skip
-def test_whatever_a_decoder_raises(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_exception_of_a_decoder(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def load(self: Any) -> None:
         raise kind("utf-8", b"", 0, 1, "x") if kind is UnicodeDecodeError else kind("boom")
 
@@ -863,7 +863,7 @@ def test_file_object_that_fails() -> None:
 
 
 def tiff_with_entry(tag: int, entry: bytes) -> bytes:
-    """A TIFF in which type, count and value of one tag are replaced."""
+    """Return a TIFF with other type, count and value of one tag."""
     data = bytearray(encode(picture(), "TIFF"))
     start = struct.unpack_from("<I", data, 4)[0]
     for at in range(start + 2, start + 2 + 12 * struct.unpack_from("<H", data, start)[0], 12):
@@ -873,7 +873,7 @@ def tiff_with_entry(tag: int, entry: bytes) -> bytes:
     raise AssertionError(f"no tag {tag}")
 
 
-# SamplesPerPixel given twice: Pillow warns of it and reads on.
+# SamplesPerPixel given twice: Pillow warns and continues.
 WARNED_OF = tiff_with_entry(0x0115, struct.pack("<HIHH", 3, 2, 3, 3))
 
 
@@ -897,7 +897,7 @@ def test_no_file_is_left_open(tmp_path: pathlib.Path) -> None:
             try:
                 read(path)
             except ImageError as caught:
-                kept.append(caught)  # with its traceback and all that hangs on it
+                kept.append(caught)  # with its traceback and everything it refers to
     for compression in ("tiff_lzw", "jpeg"):
         path = tmp_path / f"{compression}.tif"
         path.write_bytes(encode(picture(), "TIFF", compression=compression))
@@ -917,8 +917,8 @@ def ftyp(brand: bytes, *compatible: bytes) -> bytes:
 @pytest.mark.parametrize("brand", [b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"])
 def test_heic_without_the_extra(brand: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pi_heif", None)
-    wanted = "a HEIC photo needs the extra heif: pip install 'facespace[heif]'"
-    assert error(ftyp(brand, b"mif1", b"heic")).reason == wanted
+    expected = "a HEIC photo needs the extra heif: pip install 'facespace[heif]'"
+    assert error(ftyp(brand, b"mif1", b"heic")).reason == expected
 
 
 def test_avif_brands_are_not_heic() -> None:
@@ -943,7 +943,9 @@ def test_heic(tmp_path: pathlib.Path) -> None:
 
 def test_limit_of_heic_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     def open_heif(_: Any) -> Any:
-        return types.SimpleNamespace(size=(20_000, 20_000))  # no more: a decode would be an AttributeError
+        return types.SimpleNamespace(
+            size=(20_000, 20_000)
+        )  # no other attribute: decoding would raise an AttributeError
 
     monkeypatch.setitem(sys.modules, "pi_heif", types.SimpleNamespace(open_heif=open_heif))
     assert "400,000,000 pixels" in error(ftyp(b"heic")).reason
@@ -982,7 +984,7 @@ VALID = {
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_damaged_files(image_format: str, data: st.DataObject, capfd: pytest.CaptureFixture[str]) -> None:
-    """Bytes changed, then cut off: an image or an `ImageError`, no other exception, no other warning, not a word."""
+    """After changing and cutting bytes: an image or an `ImageError`, no other exception, warning or output."""
     valid = VALID[image_format]
     damaged = bytearray(valid)
     places = st.integers(0, len(valid) - 1) | st.integers(0, min(120, len(valid) - 1))
@@ -998,7 +1000,9 @@ def test_damaged_files(image_format: str, data: st.DataObject, capfd: pytest.Cap
     others = [one for one in caught if one.category is not DamagedImageWarning]
     assert not others, [str(warning.message) for warning in others]
     said = capfd.readouterr()
-    if not image_format.startswith("TIFF"):  # libtiff speaks for itself, and only the whole process could be silenced
+    if not image_format.startswith(
+        "TIFF"
+    ):  # libtiff prints by itself, which could only be silenced for the whole process
         assert said == ("", "")
 
 
@@ -1012,7 +1016,7 @@ def test_a_tiff_of_too_many_strips(monkeypatch: pytest.MonkeyPatch) -> None:
     read(stream.getvalue())
     monkeypatch.setattr(image_module, "MAX_PARTS", 49)
     monkeypatch.setattr(TiffImagePlugin.TiffImageFile, "load", load)
-    assert error(stream.getvalue()).reason == "50 strips or tiles; the limit is 49"
+    assert error(stream.getvalue()).reason == "it must have at most 49 strips or tiles, got 50"
 
 
 def _smooth_jpeg(size: tuple[int, int], mode: str = "RGB", turn: int = 1, **options: Any) -> bytes:
@@ -1027,7 +1031,9 @@ def _smooth_jpeg(size: tuple[int, int], mode: str = "RGB", turn: int = 1, **opti
 
 @pytest.mark.parametrize("turn", range(1, 9))
 @pytest.mark.parametrize(("mode", "options"), [("RGB", {}), ("RGB", {"progressive": True}), ("L", {})])
-def test_a_jpeg_at_a_half_is_the_same_picture_turned_alike(mode: str, options: dict[str, Any], turn: int) -> None:
+def test_a_jpeg_at_half_size_is_the_same_picture_in_every_orientation(
+    mode: str, options: dict[str, Any], turn: int
+) -> None:
     data = _smooth_jpeg((320, 240), mode, turn, **options)
     pixels, n = read_reduced(data, lambda height, width: 0.5 if (height, width) == (240, 320) else 1.0)
     full = read(data)
@@ -1042,7 +1048,7 @@ def test_a_block_cut_by_the_border_shifts_nothing(turn: int, n: int) -> None:
     assert reduction == n and (n == 1 or pixels.shape == (61, 81, 3))
 
 
-def test_a_block_cut_by_the_border_of_a_raw_photo_whose_first_directory_says_its_turn() -> None:
+def test_a_block_cut_by_the_border_of_a_raw_photo_with_an_orientation_in_its_first_directory() -> None:
     small, full = _smooth_jpeg((16, 12)), Image.open(io.BytesIO(_smooth_jpeg((321, 243))))
     file = io.BytesIO()
     full.save(file, "JPEG")
@@ -1056,20 +1062,20 @@ def test_a_block_cut_by_the_border_of_a_raw_photo_whose_first_directory_says_its
 
 
 @pytest.mark.parametrize(("size", "n"), [((100, 3), 2), ((1, 100), 1), ((7, 7), 4), ((8, 8), 8)])
-def test_a_jpeg_of_few_pixels_keeps_one(size: tuple[int, int], n: int) -> None:
+def test_a_tiny_jpeg_keeps_one_pixel(size: tuple[int, int], n: int) -> None:
     pixels, reduction = read_reduced(_smooth_jpeg(size), lambda *_: 0.01)
     assert reduction == n and pixels.shape == (-(-size[1] // n), -(-size[0] // n), 3)
 
 
 @pytest.mark.parametrize(("progressive", "first"), [(False, 80 * 60), (True, 320 * 240)])
-def test_room_is_that_of_what_a_decoder_keeps(progressive: bool, first: int) -> None:
-    rooms: list[int] = []
-    with reading_within(rooms.append):
+def test_memory_is_counted_for_what_a_decoder_keeps(progressive: bool, first: int) -> None:
+    waited: list[int] = []
+    with reading_within(waited.append):
         read_reduced(_smooth_jpeg((320, 240), progressive=progressive), lambda *_: 0.25)
-    assert rooms[0] == first
+    assert waited[0] == first
 
 
-def test_what_is_read_in_full_size_whatever_is_wanted(tmp_path: pathlib.Path) -> None:
+def test_files_that_are_always_read_at_full_size(tmp_path: pathlib.Path) -> None:
     cmyk, png = _smooth_jpeg((320, 240), "CMYK"), io.BytesIO()
     Image.open(io.BytesIO(cmyk)).convert("RGB").save(png, "PNG")
     whole = _smooth_jpeg((320, 240))

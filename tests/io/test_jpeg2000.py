@@ -1,4 +1,4 @@
-"""JPEG 2000: read as other photos are, and its claims asked before memory is taken."""
+"""JPEG 2000: read like other photos, and its size is checked before memory is allocated."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def test_both_kinds_of_file(bare: bool) -> None:
 
 
 @pytest.mark.parametrize("bare", [False, True])
-def test_the_size_is_asked_before_decoding(bare: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Image.core, "jpeg2k_decoder", None)  # decoding would fail otherwise
+def test_the_size_is_checked_before_decoding(bare: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image.core, "jpeg2k_decoder", None)  # otherwise decoding would fail
     with pytest.raises(ImageError, match=r"768 pixels \(32 x 24\); the limit is 700"):
         read(encode(PIXELS[..., :3], bare=bare), max_pixels=700)
 
 
 def claiming(**fields: int) -> bytes:
-    """A bare file whose header is changed: right, bottom, left, top, tile_width, tile_height, …, n_components."""
+    """Return a bare codestream with a changed header: right, bottom, left, top, tile_width, tile_height, …, n_components."""
     data = bytearray(encode(PIXELS[..., :3], bare=True))
     names = ("right", "bottom", "left", "top", "tile_width", "tile_height", "tile_left", "tile_top")
     for name, value in fields.items():
@@ -58,11 +58,11 @@ def claiming(**fields: int) -> bytes:
     return bytes(data)
 
 
-def test_claims_that_would_cost_memory_are_refused() -> None:
-    assert "tiles; at most" in reason(claiming(tile_width=1, tile_height=1, right=60_000, bottom=1_000))
-    assert "65535 components" in reason(claiming(n_components=65535))
-    assert "makes no sense" in reason(claiming(tile_width=0))
-    assert "makes no sense" in reason(claiming(left=32))
+def test_sizes_that_would_take_much_memory_are_refused() -> None:
+    assert "at most 20,000 tiles, got" in reason(claiming(tile_width=1, tile_height=1, right=60_000, bottom=1_000))
+    assert "1 to 4 components, got 65535" in reason(claiming(n_components=65535))
+    assert "is invalid" in reason(claiming(tile_width=0))
+    assert "is invalid" in reason(claiming(left=32))
     assert "the limit is" in reason(claiming(right=2**31, tile_width=2**31))
 
 

@@ -1,4 +1,4 @@
-"""What a JPEG's markers may ask for: hostile files are refused before a decoder sees them, ordinary ones are not."""
+"""Limits on a JPEG's markers: hostile files are refused before decoding, ordinary ones are not."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def with_segments(data: bytes, segments: bytes) -> bytes:
 
 
 def with_scans(data: bytes, n: int) -> bytes:
-    """The last scan of a progressive JPEG `n` times more."""
+    """Repeat the last scan of a progressive JPEG `n` times."""
     start, end = data.rindex(b"\xff\xda"), data.rindex(b"\xff\xd9")
     return data[:end] + data[start:end] * n + data[end:]
 
@@ -69,12 +69,12 @@ def test_scans_of_a_picture_that_is_not_progressive_count_too() -> None:
 
 @pytest.mark.usefixtures("undecoded")
 def test_scans_of_a_large_picture_are_refused_earlier() -> None:
-    data = bytearray(with_scans(jpeg(progressive=True), 10))  # 20 in all
+    data = bytearray(with_scans(jpeg(progressive=True), 10))  # 20 in total
     frame = data.index(b"\xff\xc2")
     data[frame + 5 : frame + 9] = struct.pack(">HH", 15000, 16000)
     n = MAX_SCANNED_PIXELS // (15000 * 16000) + 1
     assert refusal(bytes(data)).startswith(
-        f"{n} scans of 240,000,000 pixels and perhaps more; scans times pixels may be "
+        f"at least {n} scans of 240,000,000 pixels; scans times pixels must be at most "
     )
 
 
@@ -91,9 +91,9 @@ def test_ordinary_progressive_photos_pass() -> None:
 def test_many_segments_are_refused() -> None:
     exif = segment(0xE1, b"Exif\0\0" + b"a" * 100)
     assert refusal(with_segments(jpeg(), exif * (MAX_EXIF_SEGMENTS + 1))) == (
-        "17 EXIF segments and perhaps more; a photo has 1, the limit is 16"
+        "more than 16 EXIF segments; a photo has 1"
     )
-    many = "more than 2,000 segments; no photo has so many"
+    many = "more than 2,000 segments; a photo has far fewer"
     assert refusal(with_segments(jpeg(), segment(0xFE, b"") * MAX_SEGMENTS)) == many
     assert refusal(with_segments(jpeg(), b"\xff\x01" * MAX_SEGMENTS)) == many
     data = jpeg(progressive=True)
@@ -116,19 +116,19 @@ def test_thumbnails_and_what_follows_the_picture_do_not_count() -> None:
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 7, 64])
-def test_it_does_not_matter_where_a_piece_ends(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+def test_the_end_of_a_piece_in_memory_does_not_matter(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
     data = with_segments(with_scans(jpeg(progressive=True, restart_marker_blocks=1), 5), segment(0xFE, b"\xff\xda" * 9))
-    wanted = list(jpeg_limits._segments(io.BytesIO(data)))
-    assert [marker for marker, _ in wanted].count(0xDA) == 15
+    expected = list(jpeg_limits._segments(io.BytesIO(data)))
+    assert [marker for marker, _ in expected].count(0xDA) == 15
     monkeypatch.setattr(jpeg_limits, "_CHUNK", chunk)
-    assert list(jpeg_limits._segments(io.BytesIO(data))) == wanted
+    assert list(jpeg_limits._segments(io.BytesIO(data))) == expected
     for end in range(0, len(data), 97):
-        assert check_jpeg(io.BytesIO(data[:end])) == ""  # decoders say what it lacks
+        assert check_jpeg(io.BytesIO(data[:end])) == ""  # decoders report what is missing
 
 
 @pytest.mark.parametrize("filling", [b"\xff\x00", b"\xff", b"\xff\xd3", b"\x00"])
-def test_scan_data_costs_no_step_a_byte(filling: bytes) -> None:
-    """One search looks through a piece of scan data, whatever it is made of."""
+def test_scan_data_is_not_read_byte_by_byte(filling: bytes) -> None:
+    """One search goes through a piece of scan data, for any content."""
     searches = 0
 
     class Counted:

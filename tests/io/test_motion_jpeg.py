@@ -1,4 +1,4 @@
-"""JPEG after JPEG, told from photos with more behind them."""
+"""Motion JPEG, and how it differs from photos with appended data."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def test_frames_of_one_size_are_a_video() -> None:
     assert not follows_itself(io.BytesIO(frames[0]))
     assert not follows_itself(io.BytesIO(b"".join(frames[:2])))
     assert not follows_itself(io.BytesIO(frames[0] + jpeg(16, 12) + frames[1])), "a photo and its smaller copy"
-    assert not follows_itself(io.BytesIO(frames[0] + b"\0\0\0\x18ftypmp42" + bytes(99))), "a moving photo of a phone"
+    assert not follows_itself(io.BytesIO(frames[0] + b"\0\0\0\x18ftypmp42" + bytes(99))), "a motion photo of a phone"
 
 
-def test_what_announces_parts_is_a_photo() -> None:
+def test_a_file_that_announces_parts_is_a_photo() -> None:
     stream = io.BytesIO()
     pictures = [Image.open(io.BytesIO(jpeg(seed=k))) for k in range(4)]
     pictures[0].save(stream, "MPO", save_all=True, append_images=pictures[1:])

@@ -1,4 +1,4 @@
-"""The weights in facespace's own wheel: found, checked, and packed by the build."""
+"""The weights in facespace's own wheel: finding, checking and packing them."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ def sha256(data: bytes) -> str:
 
 @pytest.fixture
 def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of an installation without weights."""
+    """Make the folder of an installation without weights."""
     folder = tmp_path / "weights"
     folder.mkdir()
-    monkeypatch.setattr(packed_weights, "FOLDER", os.fspath(folder))  # an absolute path stands for itself
+    monkeypatch.setattr(packed_weights, "FOLDER", os.fspath(folder))  # an absolute path is used unchanged
     return folder
 
 
@@ -61,7 +61,7 @@ def test_every_packed_file_is_the_published_one(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["some.onnx", "folder.onnx"])
 @pytest.mark.parametrize("call", [packed_path, lambda name: read_packed(name, "0" * 64)], ids=["path", "content"])
-def test_a_missing_file_is_one_line(empty: Path, name: str, call: Callable[[str], object]) -> None:
+def test_a_missing_file_gives_an_error_of_one_line(empty: Path, name: str, call: Callable[[str], object]) -> None:
     (empty / "folder.onnx").mkdir()
     with pytest.raises(ModelError) as caught:
         call(name)
@@ -69,7 +69,7 @@ def test_a_missing_file_is_one_line(empty: Path, name: str, call: Callable[[str]
 
 
 @pytest.mark.parametrize("data", [b"weightz", b"weight", b"", b"weights "], ids=["changed", "cut", "empty", "longer"])
-def test_a_changed_file_is_one_line(empty: Path, data: bytes) -> None:
+def test_a_changed_file_gives_an_error_of_one_line(empty: Path, data: bytes) -> None:
     path = empty / "some.onnx"
     path.write_bytes(b"weights")
     assert read_packed("some.onnx", sha256(b"weights")) == b"weights"
@@ -102,7 +102,7 @@ def test_sface_and_yunet_say_what_to_do_and_the_others_still_load(
 
 
 def constants_of(file: Path) -> dict[str, object]:
-    """The literals that a file of Python assigns to names, without running it."""
+    """Return the literals that a Python file assigns to names, without running it."""
     found: dict[str, object] = {}
     for node in ast.parse(file.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign):
@@ -137,7 +137,7 @@ GOOD = {"a.onnx": b"first", "b.onnx": b"second"}
 
 @pytest.fixture
 def hook(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
-    """hatch_build.py, loaded without hatchling, for two small files in an installed wheel."""
+    """Load hatch_build.py without hatchling, for two small files in an installed wheel."""
     path = "hatchling.builders.hooks.plugin.interface"
     for k in range(1, path.count(".") + 2):
         name = ".".join(path.split(".")[:k])
@@ -201,7 +201,7 @@ def test_packing_refuses_other_bytes(hook: ModuleType, tmp_path: Path) -> None:
 
 @of_the_sources
 @pytest.mark.parametrize("call", ["os.replace", "pathlib.Path.chmod"])
-def test_packing_that_is_broken_off_leaves_no_litter(
+def test_interrupted_packing_leaves_no_files(
     hook: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     def broken_off(*arguments: object) -> None:

@@ -1,4 +1,4 @@
-"""The photos among a folder's files, and the line for the rest."""
+"""The photos among a folder's files, and the line about files left out."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import pytest
 from facespace.io.photo_files import LeftOutWarning, PhotoFiles
 
 
-def test_one_line_for_what_is_left_out() -> None:
+def test_one_line_for_files_left_out() -> None:
     files = PhotoFiles()
     assert [files.takes(name) for name in ("a.jpg", "b.NEF")] == [True, True]
     assert files.left_out() == ""
     assert not files.takes("Thumbs.db")
-    assert files.left_out() == "left out 1 file that is no photo (Thumbs.db)"
+    assert files.left_out() == "left out 1 file that is not a photo (Thumbs.db)"
     for k in range(4000):
         files.takes(f"{k}.xmp")
         files.takes(f"{k}.mov")
     assert files.left_out() == (
-        "left out 4,000 videos (0.mov, 1.mov, 2.mov, …; identify takes videos that are given by name) and "
-        "4,001 files that are no photos (Thumbs.db, 0.xmp, 1.xmp, …)"
+        "left out 4,000 videos (0.mov, 1.mov, 2.mov, …; give videos to identify by path) and "
+        "4,001 files that are not photos (Thumbs.db, 0.xmp, 1.xmp, …)"
     )
 
 
-def test_names_are_shown_as_they_are_given(tmp_path: Path) -> None:
+def test_names_are_shown_as_given(tmp_path: Path) -> None:
     files = PhotoFiles()
     files.takes(tmp_path / "notes.txt", "Ada/notes.txt")
     files.takes("a\n\u2028b\udce9.txt")
@@ -38,7 +38,7 @@ def test_the_warning_names_the_folder() -> None:
         warnings.simplefilter("error")
         files.warn()
     files.takes("notes.txt")
-    with pytest.warns(LeftOutWarning, match=r"^my photos: left out 1 file that is no photo \(notes.txt\)$"):
+    with pytest.warns(LeftOutWarning, match=r"^my photos: left out 1 file that is not a photo \(notes.txt\)$"):
         files.warn("my photos")
     with pytest.warns(LeftOutWarning, match=r"^left out"):
         files.warn()

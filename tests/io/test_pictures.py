@@ -1,4 +1,4 @@
-"""Pictures are encoded in memory: a disk that takes a part of one is an error, and the old picture stays."""
+"""Pictures are encoded in memory, so a disk that stores only a part gives an error, and the old picture is kept."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_picture_is_what_pillow_writes(tmp_path: Path, kind: str, options: dic
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit of a file's size")
 @pytest.mark.parametrize("kind", ["JPEG", "WEBP", "PNG"])
 def test_a_picture_cut_short_is_an_error(tmp_path: Path, kind: str) -> None:
-    """Files may have 20,000 bytes here; a write that goes beyond is done in part, as on a full disk."""
+    """Files are limited to 20,000 bytes; a larger write is done in part, as on a full disk."""
     target = tmp_path / "a"
     target.write_text("old")
     code = (

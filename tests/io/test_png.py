@@ -1,4 +1,4 @@
-"""PNG files that everybody reads as they were."""
+"""PNG files that other programs read without loss."""
 
 from __future__ import annotations
 
@@ -51,6 +51,6 @@ def test_hardly_larger_than_pillows(hopper):
     [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8), np.zeros((4, 4, 3))],
     ids=lambda array: str(array.shape),
 )
-def test_what_is_no_crop(pixels):
-    with pytest.raises(ValueError, match="a PNG is made of pixels"):
+def test_arrays_that_are_not_a_crop(pixels):
+    with pytest.raises(ValueError, match="pixels must be"):
         encode_png(pixels)

@@ -1,4 +1,4 @@
-"""What a PNG's chunks may ask for."""
+"""Limits on a PNG's chunks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def png(before: bytes = b"", behind: bytes = b"") -> bytes:
 
 
 PROFILE = chunk(b"iCCP", b"x\0\0" + zlib.compress(b"a" * 1_000_000))
-MANY = "more than 1,000 chunks that hold no pixels; a photo has about ten"
+MANY = "more than 1,000 chunks without pixels; a photo has about ten"
 
 
 @pytest.mark.parametrize("one", [PROFILE, chunk(b"tEXt", b"a\0b"), chunk(b"abCd", b""), chunk(b"IDAT", b"")])
@@ -59,5 +59,5 @@ def test_long_animations_pass() -> None:
 
 
 @pytest.mark.parametrize("end", [8, 12, 20, 40, 50])
-def test_what_is_cut_short_is_for_the_decoder_to_tell(end: int) -> None:
+def test_a_cut_file_is_left_to_the_decoder(end: int) -> None:
     assert check_png(io.BytesIO(png()[:end])) == ""

@@ -1,4 +1,4 @@
-"""What a PPM may have besides pixels."""
+"""Limits on a PPM's header and comments."""
 
 from __future__ import annotations
 

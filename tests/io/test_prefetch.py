@@ -1,4 +1,4 @@
-"""Results in order, no more than a few items ahead of the taker, nothing left behind when it stops."""
+"""Results in order, only a few items ahead of the consumer, and no item left when it stops."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import time
 
 import pytest
 
-from facespace.io.prefetch import map_ahead, wait_for_room
+from facespace.io.prefetch import map_ahead, wait_for_memory
 
 
-def test_in_order_and_no_further_ahead_than_asked():
+def test_in_order_and_at_most_so_many_items_ahead():
     begun = []
 
     def work(k: int) -> int:
@@ -34,15 +34,15 @@ def test_an_error_comes_where_its_item_is():
         next(results)
 
 
-def test_large_items_are_computed_one_at_a_time_and_small_ones_side_by_side():
-    """Those begun and not given back have `MOST_PIXELS` together, or there is one alone."""
+def test_large_items_are_computed_one_at_a_time_and_small_ones_in_parallel():
+    """Items in memory have at most `MAX_PENDING_PIXELS` together, or there is only one."""
     sizes = [3, 3, 3, 60, 3, 250, 250, 3, 250, 3, 3]
     inside: list[int] = []
     most: list[int] = []
     lock = threading.Lock()
 
     def work(k: int) -> int:
-        wait_for_room(sizes[k] * 1_000_000)
+        wait_for_memory(sizes[k] * 1_000_000)
         with lock:
             inside.append(k)
             most.append(len(inside))
@@ -63,18 +63,18 @@ def test_large_items_are_computed_one_at_a_time_and_small_ones_side_by_side():
 def test_an_item_that_does_not_enter_is_not_waited_for():
     def work(k: int) -> int:
         if k % 2:
-            wait_for_room(10**9)
-            wait_for_room(10**9)  # read in two attempts
+            wait_for_memory(10**9)
+            wait_for_memory(10**9)  # read in two attempts
         return k
 
     assert list(map_ahead(work, range(9), threads=3, ahead=5)) == list(range(9))
 
 
-def test_who_waits_for_room_ends_when_the_taker_stops():
+def test_waiting_items_end_when_the_consumer_stops():
     reached = []
 
     def work(k: int) -> int:
-        wait_for_room(10**9)
+        wait_for_memory(10**9)
         reached.append(k)
         return k
 
@@ -85,5 +85,5 @@ def test_who_waits_for_room_ends_when_the_taker_stops():
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("facespace-read")]
 
 
-def test_outside_nothing_waits():
-    wait_for_room(10**12)
+def test_nothing_waits_outside_map_ahead():
+    wait_for_memory(10**12)

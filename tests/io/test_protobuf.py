@@ -1,4 +1,4 @@
-"""Counting what a protobuf file holds, against the parsed message."""
+"""Counting the messages in a protobuf file, compared with the parsed message."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ trees = st.fixed_dictionaries(
 
 
 def repeats(field: Any) -> bool:
-    known: bool | None = getattr(field, "is_repeated", None)  # protobuf before 6.31 says it by a label
+    known: bool | None = getattr(field, "is_repeated", None)  # protobuf before 6.31 has a label instead
     return field.label == field.LABEL_REPEATED if known is None else known
 
 
 def counted(message: Any) -> float:
-    """Messages, strings and bytes, and a quarter for each number read and each byte of packed whole numbers."""
+    """Count messages, strings and bytes, and a quarter for each number and each byte of packed whole numbers."""
     count = 0.0
     for field, value in message.ListFields():
         values = list(value) if repeats(field) else [value]
@@ -63,19 +63,19 @@ def counted(message: Any) -> float:
 
 @settings(max_examples=300, deadline=None)
 @given(trees)
-def test_what_is_counted_is_what_is_there(tree):
+def test_the_count_equals_the_parsed_message(tree):
     message = Tree(**tree)
     data, n = message.SerializeToString(), math.ceil(counted(message))
     check_message_count(data, SCHEMA, "Tree", limit=n)
     if n:
-        with pytest.raises(ValueError, match=f"it holds more than {n - 1} messages"):
+        with pytest.raises(ValueError, match=f"it contains more than {n - 1} messages"):
             check_message_count(data, SCHEMA, "Tree", limit=n - 1)
 
 
 @settings(max_examples=500, deadline=None)
 @given(trees, st.data())
 def test_damaged_bytes_end_the_count_or_are_counted(tree, data):
-    """Whatever the bytes, what the parser takes was counted."""
+    """For any bytes, everything that the parser reads was counted."""
     whole = bytearray(Tree(**tree).SerializeToString() + data.draw(st.binary(max_size=20)))
     for _ in range(data.draw(st.integers(0, 4))):
         if whole:
@@ -84,19 +84,19 @@ def test_damaged_bytes_end_the_count_or_are_counted(tree, data):
     try:
         message.ParseFromString(bytes(whole))
     except DecodeError:
-        with contextlib.suppress(ValueError):  # it ends, without another error
+        with contextlib.suppress(ValueError):  # it ends without another error
             check_message_count(bytes(whole), SCHEMA, "Tree")
         return
     n_messages = sum(1 + len(branch.leaf) + branch.HasField("only") for branch in message.branch)
     if n_messages:
-        with pytest.raises(ValueError, match="holds more than"):
+        with pytest.raises(ValueError, match="contains more than"):
             check_message_count(bytes(whole), SCHEMA, "Tree", limit=n_messages - 1)
 
 
 @pytest.mark.parametrize(
     "data", [b"\x08", b"\x0a", b"\x0a\x05\x00", b"\x0a\x85", b"\x0f", b"\x80" * 12, b"\x0a\xff\xff\xff\xff\xff\xff\x7f"]
 )
-def test_what_is_no_message_ends_the_count(data):
+def test_bytes_that_are_not_a_message_end_the_count(data):
     check_message_count(data, SCHEMA, "Tree", limit=1)
 
 
@@ -107,20 +107,20 @@ def test_packed_whole_numbers_count():
         check_message_count(many, SCHEMA, "Tree", limit=402)
 
 
-def test_so_do_numbers_one_by_one_and_fields_nobody_knows():
+def test_single_numbers_and_unknown_fields_count():
     for field in (b"\xa0\x01\x00", b"\x78\x00", b"\x7a\x00", b"\x7d\x00\x00\x00\x00"):
         with pytest.raises(ValueError, match="more than 100"):
             check_message_count(field * 401, SCHEMA, "Leaf", limit=100)
         check_message_count(field * 400, SCHEMA, "Leaf", limit=100)
 
 
-def test_a_network_of_packed_weights_is_none_too_many():
+def test_a_network_of_packed_weights_is_within_the_limit():
     weights = Tree(branch=[{"leaf": [{"ratios": [0.5] * 100_000}]}]).SerializeToString()
     check_message_count(weights, SCHEMA, "Tree", limit=3)
 
 
 @pytest.mark.parametrize("group", [b"\x0b\x0a\x01\x06\x0c", b"\x7b\x0a\x01\x06\x7c", b"\x0c"])
 def test_groups_hide_nothing(group):
-    """Known fields in a group are unknown to the parser, which goes on behind it."""
-    with pytest.raises(ValueError, match="it holds a group"):
+    """The parser does not know fields inside a group, and continues after it."""
+    with pytest.raises(ValueError, match="it contains a group"):
         check_message_count(group + b"\x0a\x00" * 9, SCHEMA, "Tree", limit=5)

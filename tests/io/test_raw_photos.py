@@ -1,4 +1,4 @@
-"""The full picture of TIFF files that begin with a small one, by files laid out as cameras lay them out."""
+"""The full picture of TIFF files that begin with a small one, in files with the layout of cameras."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def jpeg(width: int, height: int, **options: object) -> bytes:
 
 
 def raw(width: int, height: int, **more: int) -> dict[int, int]:
-    """The directory of a sensor's pixels."""
+    """Return the directory of a sensor's pixels."""
     tags = {254: 0, 256: width, 257: height, 258: 14, 259: 1, 262: 32803, 273: 8, 277: 1, 278: height, 279: 1}
     return {**tags, **{int(name[1:]): value for name, value in more.items()}}
 
@@ -38,28 +38,28 @@ def reason(data: bytes) -> str:
     return caught.value.reason
 
 
-@pytest.mark.parametrize(("order", "big"), [("<", False), (">", False), ("<", True)])  # Pillow reads no more kinds
-def test_a_thumbnail_in_front_is_passed_over(order: str, big: bool) -> None:
+@pytest.mark.parametrize(("order", "big"), [("<", False), (">", False), ("<", True)])  # Pillow reads no other kinds
+def test_a_thumbnail_in_front_is_skipped(order: str, big: bool) -> None:
     small, full = strips(4, 3, 0, 12, **REDUCED), strips(8, 6, 1, 48, t254=0)
     for data in (
         tiff([small, full], blobs=[SMALL, FULL], order=order, big=big),
         tiff([small], subs=[full], blobs=[SMALL, FULL], order=order, big=big),
         tiff([small], subs=[strips(4, 3, 0, 12, t254=1), full, strips(8, 6, 0, 12, t254=4)], blobs=[SMALL, FULL],
              order=order, big=big),
-        tiff([small, strips(8, 6, 1, 48, t254=1)], blobs=[SMALL, FULL], order=order, big=big),  # both called small
+        tiff([small, strips(8, 6, 1, 48, t254=1)], blobs=[SMALL, FULL], order=order, big=big),  # both marked as smaller copies
         tiff([strips(4, 3, 0, 12, t255=2), full], blobs=[SMALL, FULL], order=order, big=big),
     ):  # fmt: skip
         assert read(data)[..., 0].tolist() == np.arange(48).reshape(6, 8).tolist()
 
 
-def test_the_first_page_of_several_counts() -> None:
+def test_the_first_of_several_pages_is_read() -> None:
     pages = [strips(4, 3, 0, 12, t254=2), strips(8, 6, 1, 48, t254=2)]
     assert read(tiff(pages, blobs=[SMALL, FULL])).shape == (3, 4, 3)
     assert read(tiff([strips(4, 3, 0, 12), strips(8, 6, 1, 48)], blobs=[SMALL, FULL])).shape == (3, 4, 3)
-    assert read(tiff([strips(4, 3, 0, 12, t254=1)], blobs=[SMALL])).shape == (3, 4, 3), "nothing larger is there"
+    assert read(tiff([strips(4, 3, 0, 12, t254=1)], blobs=[SMALL])).shape == (3, 4, 3), "there is no larger picture"
 
 
-def test_the_turn_of_the_first_directory_counts_for_the_full_picture() -> None:
+def test_the_orientation_of_the_first_directory_applies_to_the_full_picture() -> None:
     small, full = strips(4, 3, 0, 12, t254=1, t274=6), strips(8, 6, 1, 48, t254=0)
     upright = np.rot90(np.arange(48).reshape(6, 8), -1).tolist()
     assert read(tiff([small], subs=[full], blobs=[SMALL, FULL]))[..., 0].tolist() == upright
@@ -79,7 +79,7 @@ def test_a_preview_of_full_size_is_read(preview: str) -> None:
     data = tiff([first], subs=[of_full, raw(124, 82)], blobs=[thumbnail, full])
     pixels = read(data)
     assert pixels.shape == (80, 120, 3)
-    assert pixels[0, 0, 0] > 200 > 50 > pixels[0, -1, 0], "turned by half, as the camera says"
+    assert pixels[0, 0, 0] > 200 > 50 > pixels[0, -1, 0], "rotated by 180 degrees, as in the EXIF data"
     with pytest.warns(DamagedImageWarning, match="lacks its end mark"):
         shorter = read(
             tiff(
@@ -91,7 +91,7 @@ def test_a_preview_of_full_size_is_read(preview: str) -> None:
     assert np.array_equal(shorter, pixels)
 
 
-def test_the_preview_has_the_last_word_over_its_turn() -> None:
+def test_the_orientation_of_the_preview_comes_first() -> None:
     turned = Image.Exif()
     turned[0x0112] = 6
     full = jpeg(120, 80, exif=turned.tobytes())
@@ -99,13 +99,15 @@ def test_the_preview_has_the_last_word_over_its_turn() -> None:
     assert read(data).shape == (120, 80, 3)
 
 
-def test_a_canon_file_tells_its_size_in_the_exif_data() -> None:
+def test_a_canon_file_has_its_size_in_the_exif_data() -> None:
     full = jpeg(120, 80)
     first = {256: 120, 257: 80, 259: 6, 273: -1, 279: len(full)}
     canon = {"blobs": [full], "mark": b"CR\x02\0" + bytes(4)}
     assert read(tiff([first], exif={40962: 124, 40963: 82}, **canon)).shape == (80, 120, 3)
     assert "of 5184 x 3456 pixels with only" in reason(tiff([first], exif={40962: 5184, 40963: 3456}, **canon))
-    assert reason(tiff([first], **canon)).startswith("a raw photo with only a preview of 120 x 80"), "no size is told"
+    assert reason(tiff([first], **canon)).startswith("a raw photo with only a preview of 120 x 80"), (
+        "the size is unknown"
+    )
 
 
 def test_a_small_preview_is_refused() -> None:
@@ -114,10 +116,10 @@ def test_a_small_preview_is_refused() -> None:
         [{254: 1, 256: 16, 257: 12, 259: 6, 513: -1, 514: len(thumbnail)}], subs=[raw(6000, 4000)], blobs=[thumbnail]
     )
     assert reason(data) == (
-        "a raw photo of 6000 x 4000 pixels with only a preview of 16 x 12 in it; raw photos are not developed here: "
+        "a raw photo of 6000 x 4000 pixels with only a preview of 16 x 12; raw photos are not developed here; "
         "export it as JPEG or TIFF"
     )
-    assert reason(tiff([raw(6000, 4000)])).startswith("a raw photo of 6000 x 4000 pixels with no preview in it")
+    assert reason(tiff([raw(6000, 4000)])).startswith("a raw photo of 6000 x 4000 pixels with no preview")
     dng = {**strips(4, 3, 0, 12, t254=1), 50706: 0x0401}
     linear = raw(6000, 4000, t262=34892)
     assert "only a preview of 4 x 3" in reason(tiff([dng], subs=[linear], blobs=[SMALL]))
@@ -146,7 +148,7 @@ def test_no_loop_and_no_long_list_is_followed() -> None:
     for place in (0, 2**31, 2**32 - 1):
         assert full_picture(io.BytesIO(b"II*\0" + place.to_bytes(4, "little"))) is None
 
-    class Strict(io.BytesIO):  # as systems are that refuse places beyond what a file can have
+    class Strict(io.BytesIO):  # as on systems that refuse offsets beyond the maximum file size
         def seek(self, at: int, whence: int = 0) -> int:
             assert at <= len(self.getvalue())
             return super().seek(at, whence)
@@ -158,5 +160,5 @@ def test_no_loop_and_no_long_list_is_followed() -> None:
 
 
 @pytest.mark.shared
-def test_the_picture_behind_the_preview(shared: Path) -> None:
+def test_the_picture_that_the_preview_shows(shared: Path) -> None:
     assert read(shared / "data/faults/group.dng").shape == (700, 900, 3)

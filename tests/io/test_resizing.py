@@ -1,4 +1,4 @@
-"""Photos made smaller strip by strip: what Pillow makes of them, to the bit, in little memory."""
+"""Photos shrunk strip by strip: equal to Pillow's result to the bit, in little memory."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from facespace.io.resizing import resized
 )
 def test_equals_pillow(monkeypatch, gap, strip, shape, size, box):
     pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    wanted = Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR, box=box, reducing_gap=gap)
+    expected = Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR, box=box, reducing_gap=gap)
     monkeypatch.setattr(resizing, "_STRIP", strip)
-    assert np.array_equal(resized(pixels, size, box=box, reducing_gap=gap), np.asarray(wanted))
+    assert np.array_equal(resized(pixels, size, box=box, reducing_gap=gap), np.asarray(expected))
 
 
 def test_no_second_photo_in_memory(monkeypatch):
-    """Of a photo that gets much smaller, Pillow sees one strip at a time."""
+    """Pillow gets one strip at a time of a photo that becomes much smaller."""
     seen = []
     from_array = Image.fromarray
 

@@ -1,4 +1,4 @@
-"""Names and paths made safe: what comes out can be stored, encoded and printed, whatever came in."""
+"""Names and paths made safe: any input gives text that can be stored, encoded and printed."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ def test_one_line_moves_nothing_on_a_terminal(text: str) -> None:
 @pytest.mark.parametrize("mark", [*MARKS, "\u2028", "\u2029"])
 def test_marks_are_escaped(mark: str) -> None:
     assert escape_marks(f"a{mark}b") == f"a\\u{ord(mark):04x}b"
-    assert plain_text(f"a{mark}b") == clean_name(f"a{mark}b") == f"a{mark}b", "a name that is stored keeps it"
+    assert plain_text(f"a{mark}b") == clean_name(f"a{mark}b") == f"a{mark}b", "stored names keep it"
 
 
-def test_what_joins_letters_and_emoji_stays() -> None:
+def test_joiners_of_letters_and_emoji_are_kept() -> None:
     assert (
         one_line("\U0001f469\u200d\U0001f680 \u0645\u06cc\u200c\u062e")
         == "\U0001f469\u200d\U0001f680 \u0645\u06cc\u200c\u062e"
@@ -85,14 +85,14 @@ def test_clean_name(name: str, cleaned: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["", " ", "\n", "\t \u3000", "x" * 201, "\x01" * 51])
-def test_names_that_are_none(name: str) -> None:
+def test_invalid_names(name: str) -> None:
     with pytest.raises(ValueError, match="a name must have 1 to 200 characters, got '") as caught:
         clean_name(name)
     assert len(str(caught.value)) < 120
 
 
 @given(anything)
-def test_clean_name_of_a_clean_name_is_itself(name: str) -> None:
+def test_clean_name_is_idempotent(name: str) -> None:
     try:
         cleaned = clean_name(name)
     except ValueError:

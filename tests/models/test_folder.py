@@ -1,4 +1,4 @@
-"""Model folders: written whole or not at all, read with distrust."""
+"""Model folders: written atomically, and checked when they are read."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def written(folder: Path) -> Path:
     return folder / "model"
 
 
-def test_what_is_written_is_read(tmp_path):
+def test_a_written_folder_is_read_back(tmp_path):
     out = written(tmp_path)
     record = read_record(out)
     digests = {ONNX: hashlib.sha256(b"onnx bytes").hexdigest(), WEIGHTS: hashlib.sha256(b"tensors").hexdigest()}
@@ -57,17 +57,17 @@ def test_what_is_written_is_read(tmp_path):
 
 def test_nothing_is_overwritten(tmp_path):
     out = written(tmp_path)
-    with pytest.raises(ModelError, match="is there already; give another folder"):
+    with pytest.raises(ModelError, match="already exists; give another folder"):
         write_model(out, RECORD_OF_A_MODEL, {})
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(ModelError, match="is there already"):
+    with pytest.raises(ModelError, match="already exists"):
         write_model(tmp_path / "file", RECORD_OF_A_MODEL, {})
     os.symlink(tmp_path / "nowhere", tmp_path / "link")
-    with pytest.raises(ModelError, match="is there already"):
+    with pytest.raises(ModelError, match="already exists"):
         write_model(tmp_path / "link", RECORD_OF_A_MODEL, {})
 
 
-def test_a_folder_that_appears_meanwhile_stays(tmp_path, monkeypatch):
+def test_a_folder_that_appears_meanwhile_is_kept(tmp_path, monkeypatch):
     out = tmp_path / "model"
     rename = Path.rename
 
@@ -77,7 +77,7 @@ def test_a_folder_that_appears_meanwhile_stays(tmp_path, monkeypatch):
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", late)
-    with pytest.raises(ModelError, match="is there already"):
+    with pytest.raises(ModelError, match="already exists"):
         write_model(out, RECORD_OF_A_MODEL, {ONNX: b"x"})
     assert [path.name for path in tmp_path.rglob("*")] == ["model", "theirs"]
 
@@ -89,12 +89,12 @@ def test_a_failure_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space") as caught:
         write_model(tmp_path / "model", RECORD_OF_A_MODEL, {ONNX: b"x"})
-    assert caught.value.filename == str(tmp_path / "model")  # which the user knows
+    assert caught.value.filename == str(tmp_path / "model")  # the name that the user knows
     assert not os.listdir(tmp_path)
 
 
 @pytest.mark.skipif(not hasattr(os, "O_DIRECTORY"), reason="this system cannot tell when names are on the disk")
-def test_all_is_on_the_disk_before_the_folder_has_its_name(tmp_path, monkeypatch):
+def test_everything_is_on_the_disk_before_the_folder_is_renamed(tmp_path, monkeypatch):
     steps = []
     fsync, rename = os.fsync, Path.rename
 
@@ -115,20 +115,20 @@ def test_a_replaced_file_is_refused(tmp_path):
     with pytest.raises(ModelError, match=r"model\.onnx: not the file that model\.json describes"):
         read_weights_file(out, record, ONNX)
     (out / ONNX).unlink()
-    with pytest.raises(ModelError, match=r"model\.onnx is missing in it"):
+    with pytest.raises(ModelError, match=r"model\.onnx is missing"):
         read_weights_file(out, record, ONNX)
 
 
 def test_a_folder_without_a_record(tmp_path):
-    with pytest.raises(ModelError, match=r"no model folder, model\.json is missing"):
+    with pytest.raises(ModelError, match=r"not a model folder, model\.json is missing"):
         read_record(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": "other"}, 'wants an object with "format"'),
-        ({"version": 2}, "version 2; this facespace reads version 1"),
+        ({"format": "other"}, 'must be an object with "format"'),
+        ({"version": 2}, "the version must be 1 for this facespace, got 2"),
         ({"colour": 1}, "unknown field 'colour'"),
         ({"name": 3}, "name cannot be 3"),
         ({"fingerprint": "ab"}, "fingerprint cannot be 'ab'"),
@@ -139,13 +139,13 @@ def test_a_folder_without_a_record(tmp_path):
         ({"input_spec": {"size": 160}}, "the field 'template' is missing"),
         ({"backbone": 7}, "backbone cannot be 7"),
         ({"options": []}, r"options cannot be \[\]"),
-        ({"files": {"../../etc/passwd": "0" * 64}}, "files wants the SHA-256"),
-        ({"files": {ONNX: "xyz"}}, "files wants the SHA-256"),
+        ({"files": {"../../etc/passwd": "0" * 64}}, "files must be the SHA-256"),
+        ({"files": {ONNX: "xyz"}}, "files must be the SHA-256"),
         ({"revision": []}, r"revision cannot be \[\]"),
     ],
     ids=str,
 )
-def test_records_that_say_something_else(tmp_path, change, message):
+def test_invalid_records(tmp_path, change, message):
     out = written(tmp_path)
     data = {**json.loads((out / RECORD).read_text()), **change}
     (out / RECORD).write_text(json.dumps(data))
@@ -155,7 +155,7 @@ def test_records_that_say_something_else(tmp_path, change, message):
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b" " * (2**20 + 1)])
-def test_records_that_are_none(tmp_path, text):
+def test_files_that_are_not_a_record(tmp_path, text):
     (tmp_path / RECORD).write_bytes(text)
     with pytest.raises(ModelError):
         read_record(tmp_path)
@@ -163,7 +163,7 @@ def test_records_that_are_none(tmp_path, text):
 
 @settings(max_examples=200, deadline=None)
 @given(data=st.data())
-def test_damaged_records_are_refused_or_right(tmp_path_factory, data):
+def test_damaged_records_are_refused_or_read_right(tmp_path_factory, data):
     out = written(tmp_path_factory.mktemp("fuzz"))
     text = bytearray((out / RECORD).read_bytes())
     for _ in range(data.draw(st.integers(1, 4))):

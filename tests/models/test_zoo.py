@@ -1,4 +1,4 @@
-"""Named models: where their weights are, and what is said when they are not there."""
+"""Named models: the location of their weights, and errors if they are missing."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_cards_are_complete(name):
     assert card.spec in INPUT_SPECS.values()
     assert all(getattr(card, field) for field in ("network", "file", "licence", "origin", "training_data", "accuracy"))
     assert re.fullmatch(r"[0-9a-f]{64}", card.sha256)
-    assert re.fullmatch(r"[a-z0-9-]+", name)  # a folder on every system, and no path
+    assert re.fullmatch(r"[a-z0-9-]+", name)  # a valid folder name on every system, not a path
     assert card.detector in DETECTORS
 
 
@@ -55,14 +55,14 @@ def test_every_model_comes_from_one_place():
 
 
 @pytest.mark.parametrize("name", PACKED)
-def test_cards_of_packed_models_are_true(name):
+def test_cards_of_packed_models_are_correct(name):
     card = MODELS[name]
     assert locate(card) == packed_path(card.file)
     assert hashlib.sha256(locate(card).read_bytes()).hexdigest() == card.sha256
     assert (card.version, card.graph_sha256, card.browser_url) == ("", None, "")
 
 
-def test_sface_sees_crops_by_the_points_of_yunet_and_scales_them_itself():
+def test_sface_uses_the_landmarks_of_yunet_and_scales_images_itself():
     card = MODELS["sface"]
     assert (card.detector, card.dimension, card.licence) == ("yunet", 128, "Apache-2.0")
     assert (card.spec.template, card.spec.mean, card.spec.std) == ("arcface", 0.0, 1.0)
@@ -80,7 +80,7 @@ def test_a_packed_model_that_is_missing_says_so(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("name", IN_WHEELS)
-def test_cards_of_packages_are_true(name):
+def test_cards_of_packages_are_correct(name):
     card = MODELS[name]
     assert hashlib.sha256(locate(card).read_bytes()).hexdigest() == card.sha256
     assert importlib.metadata.version(card.wheel) == card.version
@@ -131,7 +131,7 @@ def test_an_installed_model_is_its_folder(own_home):
 
 
 @pytest.mark.parametrize(
-    ("platform", "variables", "wanted"),
+    ("platform", "variables", "expected"),
     [
         ("linux", {}, "/me/.cache/facespace"),
         ("linux", {"XDG_CACHE_HOME": "/caches"}, "/caches/facespace"),
@@ -146,13 +146,13 @@ def test_an_installed_model_is_its_folder(own_home):
     ],
 )
 @pytest.mark.skipif(os.name == "nt", reason="its paths are of another kind")
-def test_home(monkeypatch, platform, variables, wanted):
+def test_home(monkeypatch, platform, variables, expected):
     for name in ("FACESPACE_HOME", "XDG_CACHE_HOME", "LOCALAPPDATA"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(sys, "platform", platform)
     for name, value in {"HOME": "/me", **variables}.items():
         monkeypatch.setenv(name, value)
-    assert str(home()) == wanted
+    assert str(home()) == expected
 
 
 def test_home_is_absolute(monkeypatch, tmp_path):
@@ -161,12 +161,12 @@ def test_home_is_absolute(monkeypatch, tmp_path):
     assert home() == tmp_path / "ours"
 
 
-def test_nobody_without_a_home(monkeypatch):
+def test_no_home_folder(monkeypatch):
     for name in ("FACESPACE_HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)
-    with pytest.raises(ModelError, match="no home folder to keep models in; name a folder in FACESPACE_HOME"):
+    with pytest.raises(ModelError, match="there is no home folder to keep models in; set FACESPACE_HOME to a folder"):
         home()
 
 
@@ -191,7 +191,7 @@ def test_a_package_without_the_file_says_so():
         locate(card)
 
 
-def test_a_file_that_is_listed_and_gone(monkeypatch, tmp_path):
+def test_a_listed_file_that_is_missing(monkeypatch, tmp_path):
     class Gone(importlib.metadata.PackagePath):
         def locate(self):
             return tmp_path / "gone"

@@ -58,7 +58,7 @@ def test_unreadable_images_raise_one_line(analyzer, hopper, tmp_path):
     with pytest.raises(ImageError, match="no images in this folder"):
         analyzer(str(tmp_path))
     for nothing in (None, [None], 3):
-        with pytest.raises(TypeError, match="wanted a path"):
+        with pytest.raises(TypeError, match="must be a path"):
             analyzer(nothing)
 
 

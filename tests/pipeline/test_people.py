@@ -83,7 +83,7 @@ def test_no_people(tmp_path):
     with pytest.raises(DatasetError, match="not a folder"):
         read(tmp_path / "nowhere")
     (tmp_path / "flat").mkdir()
-    with pytest.raises(DatasetError, match="one folder a person"):
+    with pytest.raises(DatasetError, match="one folder per person"):
         read(tmp_path / "flat")
     found = read(crops(tmp_path / "data", Anna=0))
     assert found.embeddings.shape == (0, StubEmbedder().dimension)

@@ -226,7 +226,7 @@ def test_files_as_given_and_folders_searched(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "sub" / "IMG_1").write_bytes(b"\xff\xd8\xff\xe0")
     monkeypatch.chdir(tmp_path)
     inside = ["Z.jpeg", "a.PNG", "b.jpg", "another/y.gif", "sub/1.heic", "sub/2.webp", "sub/IMG_1", "sub/deeper/x.tif"]
-    left_out = r"^left out 1 video \(\./sub/film\.mov; .*\) and 3 files that are no photos \(\./no_ending, \./notes\.txt, \./photo"
+    left_out = r"^left out 1 video \(\./sub/film\.mov; .*\) and 3 files that are not photos \(\./no_ending, \./notes\.txt, \./photo"
     with pytest.warns(LeftOutWarning, match=left_out):
         assert list(find_images(["."])) == [os.path.join(".", name) for name in inside]
     with pytest.warns(LeftOutWarning):
@@ -249,7 +249,7 @@ def test_files_in_the_output_folder_are_skipped(tmp_path: Path) -> None:
 
 def test_a_folder_without_images_is_passed_on(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("")
-    with pytest.warns(LeftOutWarning, match=r"1 file that is no photo \(.*notes.txt\)"):
+    with pytest.warns(LeftOutWarning, match=r"1 file that is not a photo \(.*notes.txt\)"):
         assert list(find_images([tmp_path])) == [str(tmp_path)]
     (photo,) = run([str(tmp_path)])
     assert (photo.path, photo.error) == (str(tmp_path), "no images in this folder")

@@ -1,7 +1,7 @@
-"""What is wrong with a dataset: damaged files, copies, likely wrong labels, people of an evaluation set.
+"""Finds problems of a dataset: damaged files, copies, likely wrong labels, people of an evaluation set.
 
 Begin with `checker.check`. `duplicates` finds copies; `keep_drop` writes the list of files to keep and to drop, and
-moves files by it; `report` writes the findings as a page.
+moves files according to it; `report` writes the findings as a page.
 """
 
 from __future__ import annotations

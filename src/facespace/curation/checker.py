@@ -1,7 +1,7 @@
-"""What is wrong with a dataset of faces: damaged files, copies, wrong labels, people an evaluation set has too.
+"""Finds problems of a dataset of faces: damaged files, copies, wrong labels, people who are also in an evaluation set.
 
-The functions on arrays know nothing of files; `check` reads a dataset, or two, and asks them all. Images are
-compared with centres a block at a time and only the best is kept, so memory grows with the number of images alone.
+`check` reads one or two datasets and calls the other functions, which work on arrays only. Images are compared with centres
+in blocks and only the best match is kept, so memory grows linearly with the number of images.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from facespace.metrics.unit_vectors import to_unit_length
 
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.int64]
-_ROWS = 1024  # of images, in one block of similarities to all centres
+_ROWS = 1024  # images in one block of similarities to all centres
 _CONCENTRATION_STEPS = 10
 
 _FAR_SIGMAS = 3.0
-_STRANGER_SIGMAS = 2.326  # one stranger in a hundred comes nearer
+_STRANGER_SIGMAS = 2.326  # one stranger in a hundred is more similar
 _CLEARLY_SIGMAS = 2.0
-SHARED_RATE = 0.01  # identities that may be called shared though they are not
+SHARED_RATE = 0.01  # accepted rate of identities that are wrongly called shared
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Labels:
-    """How well N images fit their labels, of P identities.
+    """How well N images fit their labels, with P identities.
 
-    `own` (N,) is the similarity to the own identity's centre without the image, NaN where nothing else is there;
-    `other` (N,) and `nearest` (N,) tell the best of the other centres (−1 where there is none). `far` and `closer`
-    (N,) are the two reasons of suspicion. `centres` (P,D) are unit vectors, zero for an identity without images, of
-    `counts` (P,) pictures each. `same_people` lists pairs of identities whose centres agree, with their similarity.
-    `median`, `spread`, `stranger_mean`, `stranger_spread` are the statistics that `wrong_labels` explains.
+    `own` (N,) is the similarity to the centre of the image's own identity without the image, NaN if it has no other image.
+    `other` (N,) and `nearest` (N,) are the similarity and the label of the nearest other centre (−1 if there is none).
+    `far` and `closer` (N,) are the two reasons to suspect a label. `centres` (P,D) are unit vectors of `counts` (P,)
+    pictures each, zero for an identity without images. `same_people` lists pairs of identities with similar centres and
+    their similarity. `median`, `spread`, `stranger_mean` and `stranger_spread` are explained in `wrong_labels`.
     """
 
     own: Floats
@@ -63,12 +63,12 @@ class Labels:
 
     @property
     def wrong(self) -> npt.NDArray[np.bool_]:
-        """(N,) which labels are likely wrong."""
+        """Which labels are likely wrong, (N,)."""
         return self.far | self.closer
 
     @property
     def far_below(self) -> float:
-        """An own similarity below this is too low."""
+        """The own similarity below which a label is likely wrong."""
         return _far_below(self.median, self.spread, self.stranger_mean, self.stranger_spread)
 
 
@@ -76,7 +76,7 @@ class Labels:
 class Shared:
     """An identity (`first`) and one of another dataset (`second`) that may be one person.
 
-    `threshold` is what their centres' `similarity` is held against; half of it is enough where names are equal.
+    `threshold` is compared with the `similarity` of their centres; half of it is enough if their names are equal.
     """
 
     first: int
@@ -87,15 +87,16 @@ class Shared:
 
     @property
     def is_match(self) -> bool:
-        """Whether they are taken for one person."""
+        """Whether they are considered one person."""
         return self.similarity >= self.threshold * (0.5 if self.same_name else 1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Findings:
-    """All that `check` found. Indices are those of `images`, and of `evaluation` in the second place of the last two.
+    """The result of `check`.
 
-    `groups` (N,) numbers the pictures: images of one identity with the same number are copies of one.
+    All indices refer to `images`, except `second` in `shared` and `first` in `shared_copies`, which refer to `evaluation`.
+    `groups` (N,) numbers the pictures: images of one identity with the same number are copies of one picture.
     """
 
     root: str
@@ -122,18 +123,18 @@ def check(
     min_images: int = 2,
     progress: Progress = lambda items, _total, _what: iter(items),
 ) -> Findings:
-    """Look through the class folders of `root`, and compare them with those of `against`, an evaluation set.
+    """Check the class folders of `root`, and compare them with those of `against`, an evaluation set.
 
-    The images of `root` are crops. Those of `against` are too where a record of crops lies there or `against_crops`
-    says so; else they are photos, whose central face counts, found by `detector` or the default one. `threshold` replaces
-    the model's calibration in telling shared people. `progress(items, total, what)` passes items on. Raises
-    `DatasetError`, or `ModelError` when there are no thresholds.
+    The images of `root` are crops. Those of `against` are crops if the folder contains a record of crops or if
+    `against_crops` is set; else they are photos, whose central face is found by `detector` or the default detector.
+    `threshold` replaces the model's calibration in finding shared people. `progress(items, total, what)` iterates over
+    `items`. Raises `DatasetError`, or `ModelError` if there are no thresholds.
     """
     if against is not None and threshold is None and embedder.calibration is None:
         raise calibration.missing(embedder.name)
     images = read_crops(root, embedder, progress=progress)
     if not images.paths:
-        raise DatasetError(f"{plain_text(os.fspath(root))}: no image in it could be read")
+        raise DatasetError(f"{plain_text(os.fspath(root))}: none of its images could be read")
     copies = duplicates(images.embeddings, images.thumbnails, images.labels, images.digests)
     groups = group(
         len(images.paths), [copy for copy in copies if images.labels[copy.first] == images.labels[copy.second]]
@@ -158,25 +159,26 @@ def check(
 
 
 def wrong_labels(embeddings: Floats, labels: Ints, n_identities: int, *, groups: Ints | None = None) -> Labels:
-    """Which of N images carry the label of somebody else, from unit vectors (N,D) and labels (N,) in 0..P−1.
+    """Find which of N images have a wrong label, from unit vectors (N,D) and labels (N,) in 0..P−1.
 
-    Centres are robust: c of an identity is the direction of the mean of its images, at first of the half nearest to
-    it (concentration steps, Rousseeuw & Van Driessen 1999), at last of all whose own similarity is in the usual range
-    below. For its own identity an image is left out of that mean, and with it every copy of it: of images of one
-    identity with equal `groups` (N,) only the first counts. A mean of few images is a noisy direction, so with k
-    images behind it, and ρ the median similarity of two images of a person in this dataset,
+    Centres are robust: the centre c of an identity is the direction of the mean of its images, first of the half nearest
+    to it (concentration steps, Rousseeuw & Van Driessen 1999), then of all whose own similarity is in the usual range
+    below. For the own similarity, an image and all its copies are left out of that mean: of images of one identity with
+    equal `groups` (N,) only the first counts. A mean of few images is a noisy direction. With k images in the mean, and ρ
+    the median similarity of two images of a person in this dataset, the similarity is therefore corrected to
 
         s(x, c) = x·c √((1 + (k−1)ρ) / (kρ)),
 
-    what a centre of very many images would give. Let m be the median of own similarities over all images and
-    σ = 1.4826 · median(s − m | s ≥ m) their spread, from the upper half as wrong labels make the lower; and μ, τ mean and standard deviation of similarities to centres of others. x with
-    own similarity s and best other similarity t (at an identity that is not the same person) is likely wrong if it is
+    the value for a centre of very many images. Let m be the median of the own similarities of all images and
+    σ = 1.4826 · median(s − m | s ≥ m) their spread, from the upper half only, because wrong labels are in the lower half;
+    and μ, τ the mean and standard deviation of similarities to centres of others. The label of x, with own similarity s
+    and best other similarity t (at an identity that is not the same person), is likely wrong if x is
 
-        far:     s < min(m − 3σ, μ + 2.326τ)    less alike than the person's images are, and no more than strangers
-        closer:  t ≥ m − 3σ and t − s > 2σ       as alike as images of the other person are, and clearly more so
+        far:     s < min(m − 3σ, μ + 2.326τ)    less similar than the person's images, and no more than strangers
+        closer:  t ≥ m − 3σ and t − s > 2σ       as similar as images of the other person, and clearly more than to its own
 
-    Two identities are the same person where x·y of their centres is at least m. An image alone in its identity has no
-    own similarity and is never suspicious. Raises `ValueError` where the shapes do not fit together.
+    Two identities are the same person if x·y of their centres is at least m. The only image of an identity has no own
+    similarity and is never suspicious. Raises `ValueError` if the shapes do not fit together.
 
     >>> directions = np.eye(3, dtype=np.float32)[[0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]]
     >>> wrong_labels(directions, np.array([0, 0, 0, 0, 1, 1, 1, 0, 2, 2, 2, 2]), 3).wrong.nonzero()[0].tolist()
@@ -185,9 +187,12 @@ def wrong_labels(embeddings: Floats, labels: Ints, n_identities: int, *, groups:
     n = len(embeddings)
     groups = np.arange(n) if groups is None else groups
     if embeddings.ndim != 2 or labels.shape != (n,) or groups.shape != (n,):
-        raise ValueError(f"wanted (N,D), (N,) and (N,); got {embeddings.shape}, {labels.shape} and {groups.shape}")
+        raise ValueError(
+            f"embeddings, labels and groups must be (N,D), (N,) and (N,), got {embeddings.shape}, {labels.shape} and "
+            f"{groups.shape}"
+        )
     if n and not (labels.min() >= 0 and labels.max() < n_identities):
-        raise ValueError(f"labels must lie in 0..{n_identities - 1}; got {labels.min()}..{labels.max()}")
+        raise ValueError(f"labels must be in 0..{n_identities - 1}, got {labels.min()}..{labels.max()}")
     people = _people(labels, groups, n_identities)
     core = np.zeros(n, np.bool_)
     for members in people:
@@ -196,7 +201,7 @@ def wrong_labels(embeddings: Floats, labels: Ints, n_identities: int, *, groups:
     median, spread = _robust(own[_first(groups)])
     if np.isfinite(median):
         usual = core | (own >= median - _FAR_SIGMAS * spread)
-        for members in people:  # of a majority that is none, as of strangers put together, at least the core stays
+        for members in people:  # the core always stays, even if it is not a real majority
             core[members] = usual[members]
         own, rho = _own(embeddings, people, groups, core)
         median, spread = _robust(own[_first(groups)])
@@ -217,7 +222,7 @@ def _far_below(median: float, spread: float, stranger_mean: float, stranger_spre
 
 
 def _people(labels: Ints, groups: Ints, n_identities: int) -> list[Ints]:
-    """The images of each identity that count: the first of each picture."""
+    """Return the images of each identity, only the first one of each picture."""
     first = np.flatnonzero(_first(groups))
     order = first[np.argsort(labels[first], kind="stable")]
     return np.split(order, np.searchsorted(labels[order], np.arange(1, n_identities)))
@@ -228,7 +233,7 @@ def _first(groups: Ints) -> npt.NDArray[np.bool_]:
 
 
 def _majority(vectors: Floats) -> npt.NDArray[np.bool_]:
-    """Which of n vectors are the half, and one, that lie closest together."""
+    """Return which n // 2 + 1 of n vectors are closest together."""
     n, half = len(vectors), len(vectors) // 2 + 1
     chosen = np.ones(n, np.bool_)
     for _ in range(_CONCENTRATION_STEPS if n > 2 else 0):
@@ -244,7 +249,7 @@ def _majority(vectors: Floats) -> npt.NDArray[np.bool_]:
 def _own(
     embeddings: Floats, people: list[Ints], groups: Ints, core: npt.NDArray[np.bool_]
 ) -> tuple[npt.NDArray[np.float64], float]:
-    """Similarity (N,) of each image to its identity's centre without it, corrected, and ρ; NaN where it is alone."""
+    """Return the corrected similarity (N,) of each image to its identity's centre without it (NaN if alone), and ρ."""
     own = np.full(len(embeddings), np.nan)
     behind = np.zeros(len(embeddings), np.int64)
     pairwise = np.full(len(embeddings), np.nan)
@@ -260,7 +265,7 @@ def _own(
     rho = float(np.nanmedian(pairwise)) if np.isfinite(pairwise).any() else 1.0
     rho = min(max(rho, 0.05), 1.0)
     own *= _correction(np.maximum(behind, 1), rho)
-    return own[groups], rho  # a copy is judged as its picture is
+    return own[groups], rho  # copies get the value of their picture
 
 
 def _correction(k: Ints, rho: float) -> npt.NDArray[np.float64]:
@@ -269,12 +274,14 @@ def _correction(k: Ints, rho: float) -> npt.NDArray[np.float64]:
 
 
 def _robust(values: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """Median of the finite values and 1.4826 times that of what those above exceed it by; NaN without any."""
+    """Return the median of the finite values and 1.4826 times the median excess of those above it; NaN without any."""
     values = values[np.isfinite(values)]
     if not len(values):
         return float("nan"), float("nan")
     median = float(np.median(values))
-    return median, max(1.4826 * float(np.median(values[values >= median] - median)), 1e-4)  # at least a rounding error
+    return median, max(
+        1.4826 * float(np.median(values[values >= median] - median)), 1e-4
+    )  # at least the size of rounding errors
 
 
 def _centres(embeddings: Floats, people: list[Ints], core: npt.NDArray[np.bool_]) -> tuple[Floats, Ints]:
@@ -300,7 +307,7 @@ def _others(
     embeddings: Floats, labels: Ints, centres: Floats, counts: Ints, corrections: npt.NDArray[np.float64],
     same_people: list[tuple[int, int, float]],
 ) -> tuple[npt.NDArray[np.float64], Ints, float, float]:  # fmt: skip
-    """Of each image the best centre of another person, (N,) similarity and (N,) label; mean and spread of them all."""
+    """Return similarity (N,) and label (N,) of the nearest centre of another person; mean and deviation over all centres."""
     same: dict[int, list[int]] = {}
     for one, two, _ in same_people:
         same.setdefault(one, []).append(two)
@@ -332,11 +339,11 @@ def shared_people(
     *,
     names: tuple[Sequence[str], Sequence[str]] | None = None,
 ) -> list[Shared]:
-    """Which of P people (centres (P,D)) are among Q others ((Q,D)): of each the best match, and equal names.
+    """Find which of P people (centres (P,D)) are among Q others ((Q,D)): the best match of each, and equal names.
 
-    A match has a similarity of at least the sum of `thresholds`, a pair (P,) and (Q,): one part for either side. The
-    zero centre of an identity without images reaches none above 0. Names are equal whatever their case, blanks and underscores;
-    a pair of equal names is listed whatever its similarity.
+    A match has a similarity of at least the sum of `thresholds`, a pair (P,) and (Q,): one part for either side. The zero
+    centre of an identity without images never reaches a threshold above 0. Names are compared without case, outer blanks
+    and underscores; pairs with equal names are always listed.
 
     >>> shared_people(np.eye(2), np.eye(2)[1:], (np.full(2, 0.6), np.zeros(1)))
     [Shared(first=1, second=0, similarity=1.0, threshold=0.6, same_name=False)]
@@ -366,9 +373,10 @@ def _plain_name(name: str) -> str:
 def _thresholds(
     measured: calibration.Calibration | None, given: float | None, counts: Ints, others: Ints
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """What `shared_people` adds up: for each evaluation identity as for a gallery, and what our averaging adds.
+    """Return the two parts that `shared_people` adds: an increment per own identity, a threshold per other identity.
 
-    A calibration knows one photo against an average. Of two averages each reaches a similarity more easily.
+    The calibration is for one photo against an average. Two averages are more similar, so the increment depends on the
+    number of images in the own average.
     """
     if given is not None or measured is None:
         return np.zeros(len(counts)), np.full(len(others), 1.0 if given is None else given)

@@ -1,7 +1,7 @@
-"""Which images of faces show one and the same photo: exact copies, and copies that were changed.
+"""Finds images of faces that show the same photo: exact copies and edited copies.
 
-No image is ever compared with all others at once: similarities are computed a block at a time and only what is found
-is kept, so memory grows with the number of images, not with its square.
+Similarities are computed in blocks and only the copies found are kept, so memory grows with the number of images, not
+with its square.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ Ints = npt.NDArray[np.int64]
 
 _ROWS, _COLUMNS = 512, 8192  # of one block of similarities: 16 MB
 
-# Two pictures are one photo when embeddings and grey thumbnails agree. A copy that lost quality keeps its thumbnail,
-# one that was cropped anew keeps its embedding; so one may be a little lower where the other is high.
+# Two pictures show one photo if both embeddings and grey thumbnails agree. A copy of lower quality keeps its thumbnail, a
+# copy that was cropped differently keeps its embedding; so one may agree less if the other agrees well.
 _CANDIDATE = 0.85
 _SAME_VIEW = 0.95
 _SAME_PIXELS = 0.95
 _SIMILAR_PIXELS = 0.70
 _SHIFT = 3  # of the 24 pixels of a thumbnail
-_MOST_CANDIDATES = 64  # of one image in one block; a thousand near copies need not all be paired with each other
+_MAX_CANDIDATES = 64  # of one image in one block, so that a thousand near copies are not all paired with each other
 
 Pictures = tuple[Floats, npt.NDArray[np.uint8], Sequence[bytes]]
 
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """Two images that show one photo, as indices; `second` is the one under judgement.
+    """Two images that show one photo, as indices; `second` is the copy.
 
-    `exact`: all pixels are equal. `similarity` is that of the embeddings, `correlation` that of the thumbnails.
+    `exact` means that all pixels are equal. `similarity` is that of the embeddings, `correlation` that of the thumbnails.
     """
 
     first: int
@@ -49,11 +49,11 @@ class Copy:
 def duplicates(
     embeddings: Floats, thumbnails: npt.NDArray[np.uint8], labels: Ints, digests: Sequence[bytes]
 ) -> list[Copy]:
-    """Which of N images show the same photo: of each its best earlier partner with the same label, and with another.
+    """Find which of N images show the same photo: for each the best earlier one with the same label, and with another.
 
-    `embeddings` (N,D) are unit vectors in which a mirror image is the same, `thumbnails` (N,24,24) gray, `digests` of
-    the pixels. Exact copies have equal digests. For near copies every pair with a similarity s of at least 0.85 is a
-    candidate, and one photo if its correlation r says so too (see `correlation`):
+    `embeddings` (N,D) are unit vectors that are equal for a mirror image, `thumbnails` (N,24,24) are gray, and `digests`
+    are those of the pixels. Exact copies have equal digests. For near copies every pair with a similarity s of at least
+    0.85 is a candidate, and it is one photo if the correlation r (see `correlation`) is high enough too:
 
         (s ≥ 0.95 and r ≥ 0.70) or (s ≥ 0.85 and r ≥ 0.95)
 
@@ -81,9 +81,9 @@ def duplicates(
 
 
 def copies_between(images: Pictures, others: Pictures) -> list[Copy]:
-    """Images that show a photo of `others`: `second` is ours, `first` theirs, by the rule of `duplicates`.
+    """Find images that show a photo of `others`, by the rule of `duplicates`: `second` is in `images`, `first` in `others`.
 
-    Both are embeddings, thumbnails and digests as `duplicates` takes them.
+    Both are embeddings, thumbnails and digests as for `duplicates`.
     """
     theirs = {digest: index for index, digest in reversed(list(enumerate(others[2])))}
     best = {
@@ -98,7 +98,7 @@ def copies_between(images: Pictures, others: Pictures) -> list[Copy]:
 def _near(
     embeddings: Floats, thumbnails: npt.NDArray[np.uint8], others: tuple[Floats, npt.NDArray[np.uint8]] | None = None
 ) -> Iterator[tuple[int, int, float, float]]:
-    """Near copies (i, j, similarity, correlation): j < i of the same images, or any j of the others."""
+    """Yield near copies (i, j, similarity, correlation): j < i within the images, or any j of the others."""
     their_embeddings, their_thumbnails = others or (embeddings, thumbnails)
     for top in range(0, len(embeddings), _ROWS):
         rows = embeddings[top : top + _ROWS]
@@ -109,10 +109,10 @@ def _near(
                 later = np.arange(left, left + block.shape[1]) >= np.arange(top, top + len(rows))[:, None]
                 block[later] = -1
             if block.max(initial=-1) < _CANDIDATE:
-                continue  # as nearly all blocks of a large dataset, where time is spent
-            if block.shape[1] > _MOST_CANDIDATES:
-                crowded = np.flatnonzero((block >= _CANDIDATE).sum(axis=1) > _MOST_CANDIDATES)
-                least = np.partition(block[crowded], -_MOST_CANDIDATES, axis=1)[:, -_MOST_CANDIDATES]
+                continue  # fast path: so in nearly all blocks of a large dataset
+            if block.shape[1] > _MAX_CANDIDATES:
+                crowded = np.flatnonzero((block >= _CANDIDATE).sum(axis=1) > _MAX_CANDIDATES)
+                least = np.partition(block[crowded], -_MAX_CANDIDATES, axis=1)[:, -_MAX_CANDIDATES]
                 block[crowded] = np.where(block[crowded] >= least[:, None], block[crowded], -1)
             i, j = np.nonzero(block >= _CANDIDATE)
             for start in range(0, len(i), _ROWS):
@@ -126,9 +126,9 @@ def _near(
 
 
 def correlation(first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8]) -> Floats:
-    """How alike M pairs of gray thumbnails (M,24,24) are, (M,), 1 for equal ones; flipped and moved copies too.
+    """Return the correlation (M,) of M pairs of gray thumbnails (M,24,24), 1 for equal, mirrored or shifted ones.
 
-    Each pixel is taken relative to the mean of the 5×5 around it, which leaves shapes and no lighting. Then r is the
+    The mean of the 5×5 pixels around each pixel is subtracted, which removes lighting and keeps shapes. Then r is the
     highest normalised correlation of the inner 18×18 of the first with any 18×18 of the second or its mirror image.
 
     >>> noise = np.random.default_rng(0).integers(0, 256, (1, 24, 24)).astype(np.uint8)
@@ -163,7 +163,7 @@ def _normalised(windows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 def group(n: int, copies: Iterable[Copy]) -> Ints:
-    """The number (N,) of the picture that each of `n` images shows: that of its first copy.
+    """Return the number (N,) of the picture that each of `n` images shows, which is the index of its first copy.
 
     >>> group(4, [Copy(0, 2, True, 1.0, 1.0), Copy(2, 3, False, 0.97, 0.9)]).tolist()
     [0, 1, 0, 0]

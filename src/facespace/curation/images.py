@@ -1,4 +1,4 @@
-"""A dataset of faces as arrays: what the checks compare, read once, with the damaged files told apart."""
+"""Reads a dataset of faces once into the arrays that the checks compare, and lists damaged files."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ _THREADS = 2
 class Images:
     """The N readable images of P identities, in order of name and file.
 
-    `names` are the P identities, empty ones too; `paths` the N files with `labels` (N,) as indices into `names`;
-    `embeddings` (N,D) float32 as `Embedder.represent` makes them (`embed`, where `plain` was asked for), `thumbnails`
-    (N,24,24) uint8 gray, `digests` of the decoded pixels, `sizes` (N,2) width and height. `unreadable` has (label, path,
-    reason) of each damaged file, `faceless` (label, path) of each photo without a face. `prepared` counts the ways crops
-    were brought to the model's size, in words.
+    `names` are the P identities, including empty ones; `paths` are the N files, with `labels` (N,) as indices into `names`.
+    `embeddings` (N,D) float32 are those of `Embedder.represent`, or of `embed` if `plain` was set; `thumbnails` are
+    (N,24,24) uint8 gray, `digests` are of the decoded pixels, `sizes` (N,2) are width and height. `unreadable` lists
+    (label, path, reason) of damaged files, `faceless` (label, path) of photos without a face. `prepared` counts images by
+    how they were fitted to the model's size, in words.
     """
 
     names: tuple[str, ...]
@@ -55,7 +55,7 @@ class Images:
 
 
 def read_crops(root: str | os.PathLike[str], embedder: Embedder, *, progress: Progress, plain: bool = False) -> Images:
-    """Read class folders of aligned crops; `fit` brings each to the size of the model. Raises `DatasetError`."""
+    """Read class folders of aligned crops; `fit` resizes each to the size of the model. Raises `DatasetError`."""
     size = embedder.spec.size
     return _read(root, embedder, lambda pixels: fit(pixels, size), progress, plain)
 
@@ -82,7 +82,7 @@ def read_photos(
 
 @dataclass(slots=True)
 class _Read:
-    """One decoded file, or the reason why it is none."""
+    """One decoded file, or the reason why it cannot be decoded."""
 
     pixels: image.RGB | None
     digest: bytes
@@ -131,7 +131,7 @@ def _read(
             sizes.append((read.pixels.shape[1], read.pixels.shape[0]))
             thumbnails.append(thumbnail(cropped[0]))
             waiting.append(cropped[0])
-        read.pixels = None  # before the next one is decoded
+        read.pixels = None  # free the memory before the next image is decoded
         if len(waiting) == _BATCH:
             embeddings.append(embed(np.stack(waiting)))
             waiting.clear()
@@ -152,5 +152,5 @@ def _read(
 
 
 def thumbnail(crop: image.RGB) -> npt.NDArray[np.uint8]:
-    """The crop (S,S,3) as (24,24) uint8 gray, each pixel the mean of its place."""
+    """Return the crop (S,S,3) as (24,24) uint8 gray, each pixel the mean of its area."""
     return np.asarray(Image.fromarray(crop).convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))

@@ -1,8 +1,8 @@
-"""The list of files to keep and to drop: proposed from findings, edited by a person, carried out by moving files.
+"""The list of files to keep and to drop: proposed from findings, edited by a person, applied by moving files.
 
-`keep_drop.csv` has a line for each file: `action,file,reason,other,score`. Only the first two count when it is carried
-out. Files are named from the dataset's folder on, with slashes, escaped as `plain_text` does; a name that a
-spreadsheet could take for a formula gets a `./` in front.
+`keep_drop.csv` has a line for each file: `action,file,reason,other,score`. Only the first two are used when it is applied.
+Files are relative to the dataset's folder, with slashes, escaped as by `plain_text`; a name that a spreadsheet could
+interpret as a formula gets the prefix `./`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _FORMULA = ("=", "+", "-", "@", "'")
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """What to do with one file: its path, `drop` or keep, why, with regard to what other, and how sure (or None)."""
+    """The proposal for one file: whether to drop it, the reason, the other file or person concerned, and a score or None."""
 
     path: str
     drop: bool
@@ -42,7 +42,7 @@ class Proposal:
 
 @dataclass(slots=True)
 class Applied:
-    """What became of a list: numbers of files, the lines whose file is unknown, and (file, reason) of failures."""
+    """The result of applying a list: numbers of files, lines with an unknown file, and (file, reason) of failures."""
 
     n_kept: int = 0
     n_moved: int = 0
@@ -52,12 +52,12 @@ class Applied:
 
 
 def propose(findings: Findings) -> list[Proposal]:
-    """What to do with each file of a dataset, in order of path. The first reason that holds counts:
+    """Return a proposal for each file of a dataset, in order of path. A file is dropped for the first reason that applies:
 
     `unreadable` · `person in evaluation set` (the whole identity) · `image in evaluation set` · `wrong label` ·
-    `copy in other identity`: of two, the one that fits its identity worse, unless the other is dropped already ·
-    `exact copy` but the first · `too few images` left in the identity. Kept, but with a reason to look:
-    `near copy`, of an earlier image of the identity, and `same name in evaluation set`, of people who look different.
+    `copy in other identity`: of the two, the one that fits its identity worse, unless the other is already dropped ·
+    `exact copy`, except the first · `too few images` left in the identity. Kept, but worth a look: `near copy` of an
+    earlier image of the identity, and `same name in evaluation set` for people who look different.
     """
     images, labels = findings.images, findings.labels
     found = {path: Proposal(path, True, "unreadable", reason) for _, path, reason in images.unreadable}
@@ -112,7 +112,7 @@ def propose(findings: Findings) -> list[Proposal]:
 
 def _fit(findings: Findings, index: int) -> float:
     own = float(findings.labels.own[index])
-    return own if own == own else -2.0  # an image alone in its identity speaks for nobody
+    return own if own == own else -2.0  # NaN: the only image of its identity
 
 
 def _file(findings: Findings, index: int) -> str:
@@ -120,12 +120,12 @@ def _file(findings: Findings, index: int) -> str:
 
 
 def relative(path: str, root: str) -> str:
-    """The name of a file in a list: from `root` on, with slashes; not yet escaped."""
+    """Return the name of a file in a list: relative to `root`, with slashes, not yet escaped."""
     return os.path.relpath(path, root).replace(os.sep, "/")
 
 
 def write_list(proposals: Iterable[Proposal], root: str, path: Path) -> None:
-    """Write `keep_drop.csv`, UTF-8 with the mark by which spreadsheets know it; an edited one is kept beside it."""
+    """Write `keep_drop.csv`, UTF-8 with a byte order mark for spreadsheets; an existing, different list is renamed."""
     text = io.StringIO()
     lines = csv.writer(text)
     lines.writerow(_COLUMNS)
@@ -136,7 +136,7 @@ def write_list(proposals: Iterable[Proposal], root: str, path: Path) -> None:
     data = text.getvalue().encode("utf-8-sig")
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
-        if path.is_file() and path.read_bytes() != data:  # not before there is a new one
+        if path.is_file() and path.read_bytes() != data:  # only after the new list has been written
             number = 1
             while os.path.lexists(before := path.with_name(f"{path.stem}-{number}{path.suffix}")):
                 number += 1
@@ -149,17 +149,17 @@ def _cell(text: str) -> str:
 
 
 def read_list(path: Path) -> list[tuple[bool, str]]:
-    """The lines of an edited list: (whether to drop, file as written).
+    """Read an edited list as (whether to drop, file as written).
 
-    Takes what spreadsheets write: commas, semicolons or tabs, any line ends, UTF-8 with or without its mark, UTF-16
-    with it; columns in any order, more of them, empty lines. Raises `DatasetError` for anything else, for an action
-    that is neither keep nor drop, and for a file with both.
+    Accepts what spreadsheets write: commas, semicolons or tabs, any line ends, UTF-8 with or without a byte order mark,
+    UTF-16 with one; columns in any order, further columns, empty lines. Raises `DatasetError` for anything else, for an
+    action that is neither keep nor drop, and for a file with both.
     """
     name = plain_text(str(path))
     if not path.is_file():
         raise DatasetError(f"{name}: no such file")
     if path.stat().st_size > _MAX_BYTES:
-        raise DatasetError(f"{name}: no list of files to keep and drop (it is too long)")
+        raise DatasetError(f"{name}: too large for a list of files to keep and drop")
     data = path.read_bytes()
     try:
         text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
@@ -171,7 +171,7 @@ def read_list(path: Path) -> list[tuple[bool, str]]:
     try:
         header = [cell.strip().lower() for cell in next(rows, [])]
         if "action" not in header or "file" not in header:
-            raise DatasetError(f"{name}: the first line wants the columns action and file; got {header[:6]}")
+            raise DatasetError(f"{name}: the first line must have the columns action and file, got {header[:6]}")
         action_at, file_at = header.index("action"), header.index("file")
         for row in rows:
             if not any(cell.strip() for cell in row):
@@ -179,12 +179,12 @@ def read_list(path: Path) -> list[tuple[bool, str]]:
             action = row[action_at].strip().lower() if action_at < len(row) else ""
             file = row[file_at].removeprefix("./") if file_at < len(row) else ""
             if action not in ("keep", "drop") or not file:
-                said = plain_text(repr(action if file else file))
-                raise DatasetError(f"{name}: line {rows.line_num}: wants keep or drop, and a file; got {said}")
+                got = plain_text(repr(action if file else file))
+                raise DatasetError(f"{name}: line {rows.line_num}: must be keep or drop, and a file, got {got}")
             if actions.setdefault(file, action == "drop") != (action == "drop"):
-                raise DatasetError(f"{name}: line {rows.line_num}: {plain_text(file)} is both to keep and to drop")
+                raise DatasetError(f"{name}: line {rows.line_num}: {plain_text(file)} is both kept and dropped")
     except csv.Error as error:
-        raise DatasetError(f"{name}: line {rows.line_num}: no CSV ({error})") from None
+        raise DatasetError(f"{name}: line {rows.line_num}: not CSV ({error})") from None
     return [(drop, file) for file, drop in actions.items()]
 
 
@@ -197,14 +197,14 @@ def apply_list(
 ) -> Applied:
     """Move the files of `root` that are to be dropped into the same class folders of `moved_to`.
 
-    A file that was moved before is counted; one whose place is taken by another is left and reported, as is a name
-    that is no image of the dataset. A class folder that has become empty is removed, for it would be a class without
-    images. Raises `DatasetError`, with nothing moved, for a name that leads out of `root`, by links too, and when
-    `moved_to` lies in `root`.
+    Files that were moved before are counted. A file is left and reported if another file has its target's name, or if it
+    is not an image of the dataset. A class folder that becomes empty is removed, because it would be a class without
+    images. Raises `DatasetError` before anything is moved if a name leads out of `root`, also through links, or if
+    `moved_to` is inside `root`.
     """
     root, moved_to = os.fspath(root), os.fspath(moved_to)
     if inside(moved_to, root):
-        raise DatasetError(f"{plain_text(moved_to)}: the folder for dropped files must not lie inside the dataset")
+        raise DatasetError(f"{plain_text(moved_to)}: the folder for dropped files must not be inside the dataset")
     here, there = _files(root), _files(moved_to) if os.path.isdir(moved_to) else {}
     applied = Applied(n_kept=sum(not drop for drop, _ in lines))
     unknown = [file for _, file in lines if file not in here and file not in there and _stays_inside(file)]
@@ -216,13 +216,13 @@ def apply_list(
     failed = []
     for file in progress(todo, len(todo), "moving"):
         if len(here[file]) > 1:
-            failed.append((file, "several files are written like this; move them by hand"))
+            failed.append((file, "several files have this escaped name; move them by hand"))
             continue
         try:
             _move(os.path.join(root, here[file][0]), os.path.join(moved_to, here[file][0]))
             applied.n_moved += 1
         except OSError as error:
-            if error.errno in FULL:  # nor is there room for the others
+            if error.errno in FULL:  # the other files would fail too
                 raise
             failed.append((file, error.strerror or str(error)))
     for folder in {os.path.dirname(here[file][0]) for file in todo}:
@@ -235,7 +235,7 @@ def apply_list(
 
 
 def inside(path: str, folder: str) -> bool:
-    """Whether a path is a folder or lies in it, all links followed.
+    """Return whether a path is a folder or inside it, after following links.
 
     >>> inside("/a/b/../b/c", "/a/b"), inside("/a/bc", "/a/b")
     (True, False)
@@ -245,7 +245,7 @@ def inside(path: str, folder: str) -> bool:
 
 
 def _files(root: str) -> dict[str, list[str]]:
-    """The images of class folders: name as a list writes it → paths from `root` on."""
+    """Return the images of class folders: escaped name as in a list → paths relative to `root`."""
     try:
         folders = read_class_folders(root)
     except DatasetError:
@@ -260,7 +260,7 @@ def _files(root: str) -> dict[str, list[str]]:
 
 
 def _stays_inside(file: str) -> bool:
-    """True; `DatasetError` for a name that leads out of the dataset, before anything is looked up."""
+    """Return True; raises `DatasetError` if a name leads out of the dataset. Does not access the file system."""
     windows, posix = PureWindowsPath(file), PurePosixPath(file)
     if posix.is_absolute() or windows.drive or windows.root or ".." in windows.parts:
         raise DatasetError(f"{plain_text(file)}: leads out of the dataset; nothing was moved")
@@ -276,18 +276,18 @@ def _check_no_link(root: str, file: str) -> None:
 
 
 def _move(source: str, target: str) -> None:
-    """Move one file; an existing target stays as it is, unless it is this file, whole, from a move cut short."""
+    """Move one file; an existing target is kept, unless it is a complete copy of this file from an interrupted move."""
     os.makedirs(os.path.dirname(target), exist_ok=True)
     if os.path.lexists(target):
         same = os.path.isfile(target) and not os.path.samefile(source, target)
         if not (same and filecmp.cmp(source, target, shallow=False)):
-            raise FileExistsError(errno.EEXIST, "another file of this name was moved before; it is left where it is")
+            raise FileExistsError(errno.EEXIST, "another file of this name was moved before; this one is not moved")
         os.unlink(source)
         return
     try:
         os.rename(source, target)
     except OSError as error:
-        if error.errno != errno.EXDEV:  # any other reason than another file system
+        if error.errno != errno.EXDEV:  # EXDEV: the target is on another file system
             raise
         with atomic_path(Path(target)) as copy:
             shutil.copy2(source, copy)

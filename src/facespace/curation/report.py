@@ -1,4 +1,4 @@
-"""The report of a check: `report.json` for programs, one self-contained page for people, and the list to edit."""
+"""Writes the report of a check: `report.json` for programs, one self-contained page for people, and the list to edit."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _THUMBNAIL = 96
 
 
 def write_report(findings: Findings, folder: Path) -> list[Proposal]:
-    """Write `report.html`, `report.json` and `keep_drop.csv` into a folder, made where missing; the list is returned."""
+    """Write `report.html`, `report.json` and `keep_drop.csv` into a folder, created if missing; return the proposals."""
     folder.mkdir(parents=True, exist_ok=True)
     proposals = propose(findings)
     found = json.dumps(as_json(findings, proposals), ensure_ascii=False, indent=1) + "\n"
@@ -36,7 +36,7 @@ def write_report(findings: Findings, folder: Path) -> list[Proposal]:
 
 
 def counts(findings: Findings, proposals: Sequence[Proposal]) -> dict[str, int]:
-    """The figures at the top of the report, by name."""
+    """Return the figures at the top of the report, by name."""
     images = findings.images
     within = [copy for copy in findings.copies if _is_within(findings, copy)]
     return {
@@ -56,23 +56,23 @@ def counts(findings: Findings, proposals: Sequence[Proposal]) -> dict[str, int]:
 
 
 def small_identities(findings: Findings, proposals: Sequence[Proposal]) -> list[tuple[str, int, int]]:
-    """Identities with fewer images than wanted: name, files at present, and those left after what else is dropped."""
+    """Return identities with fewer than `min_images`: name, files now, and files left after all other drops."""
     files = Counter(relative(proposal.path, findings.root).split("/")[0] for proposal in proposals)
     left = Counter(
         relative(proposal.path, findings.root).split("/")[0]
         for proposal in proposals
         if not proposal.drop or proposal.reason == "too few images"
     )
-    wanted = findings.min_images
+    least = findings.min_images
     return [
         (name, files[name], left[name])
         for name in findings.images.names
-        if left[name] < wanted and (left[name] or files[name] < wanted)  # not those of whom all is wrong
+        if left[name] < least and (left[name] or files[name] < least)  # not if all files are dropped for other reasons
     ]
 
 
 def as_json(findings: Findings, proposals: Sequence[Proposal]) -> dict[str, Any]:
-    """The report as JSON: `counts`, `settings`, then a list for each kind of finding. Files are as in the list."""
+    """Return the report as JSON: `counts`, `settings`, then a list per kind of finding. Files are named as in the list."""
     images, labels, evaluation = findings.images, findings.labels, findings.evaluation
     names = [plain_text(name) for name in images.names]
     files = [plain_text(relative(path, findings.root)) for path in images.paths]
@@ -141,7 +141,7 @@ def as_json(findings: Findings, proposals: Sequence[Proposal]) -> dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class _Figure:
-    """A picture of an image: its source within the page, its name, a note, and the class of its edge."""
+    """A picture of an image: its data URI, its name, a note, and the CSS class of its border."""
 
     source: str
     name: str
@@ -151,7 +151,7 @@ class _Figure:
 
 @dataclass(frozen=True, slots=True)
 class _Card:
-    """One finding: its pictures, what it is about, and a text."""
+    """One finding: a text, its pictures, and its subject (a file or a person)."""
 
     text: str
     figures: Sequence[_Figure] = ()
@@ -160,7 +160,7 @@ class _Card:
 
 @dataclass(frozen=True, slots=True)
 class _Section:
-    """Findings of one kind: the cards on the page, and how many findings there are."""
+    """Findings of one kind: the cards on the page, and the number of all findings."""
 
     title: str
     about: str
@@ -169,7 +169,7 @@ class _Section:
 
 
 def as_html(findings: Findings, proposals: Sequence[Proposal]) -> str:
-    """The page: counts, how the crops were made, and each kind of finding with pictures. No script, nothing loaded."""
+    """Return the page: counts, how the crops were made, and each kind of finding with pictures; no script, no requests."""
     labels, evaluation = findings.labels, findings.evaluation
     figures = counts(findings, proposals)
     if findings.against is None:
@@ -178,9 +178,9 @@ def as_html(findings: Findings, proposals: Sequence[Proposal]) -> str:
     if labels.median == labels.median:
         statistics = (
             f"Similarity of an image to its own identity: median {labels.median:.3f}, spread {labels.spread:.3f}; to "
-            f"others: mean {labels.stranger_mean:.3f}, standard deviation {labels.stranger_spread:.3f}. A label is "
-            f"called likely wrong below {labels.far_below:.3f}, or where another identity reaches "
-            f"{labels.median - 3 * labels.spread:.3f} and lies closer by more than {2 * labels.spread:.3f}."
+            f"others: mean {labels.stranger_mean:.3f}, standard deviation {labels.stranger_spread:.3f}. A label is likely "
+            f"wrong if this similarity is below {labels.far_below:.3f}, or if the similarity to another identity is at "
+            f"least {labels.median - 3 * labels.spread:.3f} and higher by more than {2 * labels.spread:.3f}."
         )
     return render(
         "dataset_check.html",
@@ -214,7 +214,7 @@ def _sections(findings: Findings, proposals: Sequence[Proposal]) -> Iterable[_Se
 
     yield _Section(
         "Likely wrong labels",
-        "The picture, a typical one of its identity, and of the identity nearest to it.",
+        "The picture, a typical one of its identity, and a typical one of the identity nearest to it.",
         [
             _Card(
                 f"similarity to its own identity {labels.own[i]:.2f}, to the nearest other {labels.other[i]:.2f}",
@@ -228,7 +228,7 @@ def _sections(findings: Findings, proposals: Sequence[Proposal]) -> Iterable[_Se
         ("Copies in another identity", "One photo under two names: a label is wrong, or it shows two people.", False),
         (
             "Copies within an identity",
-            "Of exact copies all but one are proposed to be dropped; near ones are kept.",
+            "All exact copies except one are proposed to be dropped; near copies are kept.",
             True,
         ),
     ):
@@ -237,7 +237,7 @@ def _sections(findings: Findings, proposals: Sequence[Proposal]) -> Iterable[_Se
         yield _Section(title, about, cards, len(copies))
     yield _Section(
         "One person under two names",
-        "Identities whose centres agree. Nothing is proposed: join them by hand, or not.",
+        "Identities whose centres agree. Nothing is proposed: merge them by hand if they are one person.",
         [
             _Card(f"similarity {similarity:.2f}", [*person(one), *person(two)])
             for one, two, similarity in labels.same_people[:_SHOWN]
@@ -248,7 +248,7 @@ def _sections(findings: Findings, proposals: Sequence[Proposal]) -> Iterable[_Se
         first = {int(label): index for index, label in reversed(list(enumerate(evaluation.labels)))}
         yield _Section(
             "People in the evaluation set",
-            f"Thresholds let about {SHARED_RATE:.0%} of unrelated identities through; of equal names half is enough.",
+            f"About {SHARED_RATE:.0%} of unrelated identities exceed the thresholds; for equal names half is enough.",
             [
                 _Card(
                     f"{images.names[shared.first]} and {evaluation.names[shared.second]}: similarity "
@@ -271,21 +271,21 @@ def _sections(findings: Findings, proposals: Sequence[Proposal]) -> Iterable[_Se
     small = small_identities(findings, proposals)
     yield _Section(
         "Too small identities",
-        f"Fewer than {findings.min_images} images, at present or after what else is proposed.",
+        f"Fewer than {findings.min_images} images, now or after the other proposals.",
         [_Card(f"{n:,} images, {left:,} left", subject=name) for name, n, left in small[:_SHOWN]],
         len(small),
     )
 
 
 def _worst(findings: Findings) -> list[int]:
-    """Likely wrong labels, the clearest first."""
+    """Return the images with likely wrong labels, the clearest first."""
     labels = findings.labels
     wrong = labels.wrong.nonzero()[0].tolist()
     return sorted(wrong, key=lambda index: float(labels.own[index]) - max(float(labels.other[index]), 0.0))
 
 
 def _typical(findings: Findings) -> dict[int, int]:
-    """Of each identity the image nearest to its centre."""
+    """Return the image of each identity that is nearest to its centre."""
     own, best = findings.labels.own, dict[int, int]()
     for index, label in enumerate(findings.images.labels.tolist()):
         if label not in best or own[index] > own[best[label]]:
@@ -296,7 +296,7 @@ def _typical(findings: Findings) -> dict[int, int]:
 def _picture(path: str) -> str:
     try:
         square, _ = fit(image.read(path), _THUMBNAIL)
-    except ImageError:  # gone since it was checked
+    except ImageError:  # deleted since it was checked
         return "data:,"
     data = pictures.encode(Image.fromarray(square), "JPEG", quality=80)
     return data_uri("jpeg", data)

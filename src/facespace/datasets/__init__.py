@@ -1,8 +1,8 @@
 """Labelled images in every format behind one protocol, and pairs of photos.
 
-Begin with `protocol.LabelledImages` and `opening.open_dataset`, which recognises a dataset by its content. `formats` has a
-reader (and writer) for each format; to add one, write it there, name it in `opening` and `writing`, and add it to
-tests/datasets/test_protocol.py. `pairs` reads lists of pairs: LFW, CSV, insightface's `.bin`.
+Begin with `protocol.LabelledImages` and `opening.open_dataset`, which recognises a dataset by its content. `formats`
+contains a reader (and a writer) for each format; to add one, write it there, register it in `opening` and `writing`, and
+add it to tests/datasets/test_protocol.py. `pairs` reads lists of pairs: LFW, CSV and insightface's `.bin`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""One number for a whole dataset: a chain of SHA-256 over its names and image bytes, in order.
+"""The checksum of a whole dataset: a chain of SHA-256 over its names and image bytes, in order.
 
-c₀ = 0, cₖ = SHA-256(cₖ₋₁ ‖ n ‖ name ‖ SHA-256(image)), with n the number of the name's bytes (u32, little-endian), and
-a name that is a number without zeros in front, which only folders have. It is the same for one dataset in every format,
-and its state after any image is 32 bytes.
+c₀ = 0, cₖ = SHA-256(cₖ₋₁ ‖ n ‖ name ‖ SHA-256(image)), where n is the length of the name in bytes (u32, little-endian).
+A name that is a number loses its leading zeros, which only folders have. So a dataset has the same checksum in every
+format. The state after any image is 32 bytes.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from facespace.datasets.protocol import LabelledImages
 from facespace.io.prefetch import map_ahead
 from facespace.io.text import plain_text
 
-_CHUNK = 8  # images read by a thread in one go
-_AHEAD = 6  # chunks read and not yet taken
+_CHUNK = 8  # images that a thread reads at a time
+_AHEAD = 6  # chunks read in advance
 
 
 class Chain:
-    """The checksum of the images added so far, `value`; `names` are those of the labels.
+    """The running checksum: `value` covers the images added so far, and `names` gives the name of each label.
 
     >>> chain = Chain(["Anna", "Ben"])
     >>> for label, image in ((1, b"jpeg"), (0, b"png")):
@@ -36,7 +36,7 @@ class Chain:
         self._encoded: dict[int, bytes] = {}
 
     def add(self, label: int, digest: bytes) -> None:
-        """Take in the next image by its label and the SHA-256 of its bytes."""
+        """Add the next image by its label and the SHA-256 of its bytes."""
         name = self._encoded.get(label)
         if name is None:
             text = plain_text(self._names[label]).encode("utf-8")
@@ -47,7 +47,7 @@ class Chain:
 
 
 def read_ahead(images: LabelledImages, start: int = 0, end: int | None = None) -> Iterator[tuple[int, bytes, bytes]]:
-    """Label, encoded image and its SHA-256, in order from image `start` up to `end`; read in threads, a few images ahead."""
+    """Yield label, encoded image and its SHA-256, in order from image `start` up to `end`; threads read ahead."""
     n = len(images) if end is None else end
 
     def read(first: int) -> list[tuple[bytes, bytes]]:
@@ -62,7 +62,7 @@ def read_ahead(images: LabelledImages, start: int = 0, end: int | None = None) -
 
 
 def dataset_checksum(images: LabelledImages, *, progress: Callable[[int], None] | None = None) -> str:
-    """The checksum of a dataset, hexadecimal. `progress(done)` is called now and then."""
+    """Return the checksum of a dataset in hexadecimal. `progress(done)` is called after every 100 images."""
     chain = Chain(images.names)
     for done, (label, _, digest) in enumerate(read_ahead(images), 1):
         chain.add(label, digest)

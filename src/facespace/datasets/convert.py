@@ -1,8 +1,8 @@
-"""A dataset in one format to the same dataset in another: image bytes unchanged, in order, checked at the end.
+"""Converts a dataset to another format: image bytes and their order stay the same, and the result is checked.
 
-Everything is written into a hidden folder beside `out`, which takes its place when all of it has been read back. The
-hidden folder also holds the journal: how many images are safe on the disk, where the writer can go on, and the checksum
-so far. A run that was killed is gone on with by the same call, and the result is the same to the byte.
+Everything is written into a hidden folder next to `out`, which is renamed to `out` after all of it has been read back. The
+hidden folder also contains the journal: how many images are safely on the disk, where the writer can resume, and the
+checksum so far. The same call resumes a run that was killed, and the result is the same to the byte.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from facespace.io.text import plain_text
 
 RECORD_NAME = "convert.json"
 _JOURNAL = f"{TEMPORARY}journal.json"
-PARTS = f"{TEMPORARY}parts"  # in the hidden folder: what a `write` keeps there until all of it is right
-_SAFE_BYTES = 2**28  # written between two entries of the journal
+PARTS = f"{TEMPORARY}parts"  # in the hidden folder: what a `write` function keeps there until everything is checked
+_SAFE_BYTES = 2**28  # written between two updates of the journal
 _SAFE_SECONDS = 10.0
-_MAX_JSON = 2**28  # bytes; of names that were changed
+_MAX_JSON = 2**28  # bytes; `renamed` can be long
 
 Progress = Callable[[int, int], None]
 Source = str | os.PathLike[str]
@@ -45,10 +45,10 @@ Source = str | os.PathLike[str]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Conversion:
-    """What was made: a dataset of `n_images` images of `n_identities`, and its `checksum`.
+    """The result of a conversion: a dataset of `n_images` images of `n_identities`, and its `checksum`.
 
-    `renamed` are the names the format could not hold, by those they were given; `n_unrecognised` images are of no
-    kind known here, copied all the same. This call copied `n_here` of them in `seconds`, reading back included.
+    `renamed` maps each new name to the original that the format cannot store. `n_unrecognised` images have an unknown
+    file type; they were copied too. This call copied `n_here` images in `seconds`, reading back included.
     """
 
     n_images: int
@@ -70,28 +70,29 @@ def convert_dataset(
     progress: Progress | None = None,
     write: Write | None = None,
 ) -> Conversion:
-    """Write a dataset into the new folder `out`, in the format `to`, one of `FORMATS`; see `open_dataset` for `source`.
+    """Write a dataset into the new folder `out` in the format `to`, one of `FORMATS`; see `open_dataset` for `source`.
 
     A shard of `webdataset` or `parquet` is finished as soon as it has `shard_images` images or `shard_bytes` bytes.
-    `progress(done, total)` counts images, those read back at the end as well. What was made is also told by
-    `convert.json` in `out`. `write` writes the images in place of this process, for instance on other machines. An `out` that the same call made before is left as it is.
+    `progress(done, total)` counts every image twice: when it is copied and when it is read back. `convert.json` in `out`
+    records the result. `write` replaces the function that writes the images, for instance to write them on other machines.
+    An `out` from an earlier, equal call is left unchanged.
 
-    Raises `DatasetError` when the source is damaged or has changed since an earlier call, when `out` is there and is
-    something else, and when what was written does not read back as it was; `OSError` when `out` cannot be written:
-    the same call then goes on from what is safe.
+    Raises `DatasetError` when the source is damaged or has changed since an earlier call, when `out` exists and is
+    something else, and when the written dataset differs from the source; `OSError` when `out` cannot be written.
+    After an `OSError` the same call resumes from the last update of the journal.
     """
     if to not in FORMATS:
-        raise ValueError(f"the format wants one of {', '.join(FORMATS)}; got {to!r}")
+        raise ValueError(f"the format must be one of {', '.join(FORMATS)}, got {to!r}")
     if shard_images < 1 or shard_bytes < 1:
-        raise ValueError(f"a shard wants at least 1 image and 1 byte; got {shard_images} and {shard_bytes}")
+        raise ValueError(f"a shard must have at least 1 image and 1 byte, got {shard_images} and {shard_bytes}")
     start = time.perf_counter()
-    # Not `resolve`: a link that stands in for the folder to come is not followed but in the way.
+    # Not `resolve`: it would follow a link called `out`. Such a link is an error instead.
     out = Path(os.path.abspath(out))
     paths = paths_of(source) if isinstance(source, (str, os.PathLike, Sequence)) else []
     _check_apart(paths, out)
     images = open_dataset(source) if isinstance(source, (str, os.PathLike, Sequence)) else source
     if not len(images):
-        raise DatasetError("the dataset has no images; there is nothing to convert")
+        raise DatasetError("the dataset has no images to convert")
     plan = ConversionPlan.of(images, to, shard_images, shard_bytes, os.pathsep.join(paths))
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f"{TEMPORARY}{out.name}")
@@ -109,7 +110,7 @@ def convert_dataset(
                 shutil.rmtree(out / PARTS, ignore_errors=True)
             finally:
                 if not os.path.lexists(partial):
-                    with contextlib.suppress(OSError):  # Windows removes no file that is open
+                    with contextlib.suppress(OSError):  # Windows cannot remove an open file
                         lock_file.unlink()
     except Timeout:
         raise DatasetError(f"{plain_text(str(out))}: another process is converting to it") from None
@@ -129,12 +130,14 @@ def _check_apart(paths: list[str], out: Path) -> None:
     for path in paths:
         here = os.path.realpath(path)
         if there == here or there.startswith(os.path.join(here, "")):
-            raise DatasetError(f"{plain_text(str(out))}: the output lies in the dataset; give another folder")
+            raise DatasetError(
+                f"{plain_text(str(out))}: the output must not be inside the dataset; give another folder"
+            )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ConversionPlan:
-    """What is to be made, and of what."""
+    """The source and the settings of a conversion."""
 
     to: str
     shard_images: int
@@ -142,14 +145,14 @@ class ConversionPlan:
     source: str
     n_images: int
     fingerprint: str  # of labels, names and some of the images
-    named: bool  # whether names are more than the labels' numbers
+    named: bool  # whether any name is more than its label's number
     n_labels: int
-    names: Mapping[int, str]  # by label, as `to` holds them: identities that have an image or a name
+    names: Mapping[int, str]  # by label, as `to` stores them: identities that have an image or a name
     renamed: Mapping[str, str]
 
     @classmethod
     def of(cls, images: LabelledImages, to: str, shard_images: int, shard_bytes: int, source: str) -> ConversionPlan:
-        """The plan for a dataset; `source` is how `convert.json` names it."""
+        """Return the plan for a dataset; `convert.json` records `source` as its origin."""
         n_labels = len(images.names)
         present = set(np.unique(images.labels).tolist())
         own = {label: name for label, name in enumerate(images.names) if label in present or name != str(label)}
@@ -166,38 +169,38 @@ class ConversionPlan:
         )  # fmt: skip
 
     def settings(self) -> dict[str, Any]:
-        """What must be alike for a run to go on with another's work."""
+        """Return the settings that must be equal for a run to resume another's work."""
         settings: dict[str, Any] = {"format": self.to, "fingerprint": self.fingerprint}
         if self.to in SHARDED:
             settings |= {"shard_images": self.shard_images, "shard_bytes": self.shard_bytes}
         return settings
 
     def written_names(self) -> Names:
-        """The names as they are written: none but the folders' where all are the labels' numbers."""
+        """Return the names to write. Names that are only label numbers are written for folders alone."""
         return Names(self.n_labels, self.names if self.named or self.to == "folder" else {})
 
 
 class _Run:
-    """One conversion, from where the journal has it."""
+    """One conversion, resumed from its journal if there is one."""
 
     def __init__(self, images: LabelledImages, folder: Path, plan: ConversionPlan, progress: Progress) -> None:
         self._images, self._folder, self._plan = images, folder, plan
         self._progress = progress
         self._n_done, chain, self._mark, self._n_unrecognised = self._journal()
         self._chain = Chain(plan.names, chain)
-        self._is_whole = True  # whether all that was written is images that are counted
+        self._is_whole = True  # whether everything written so far is counted in `_n_done`
 
     def _journal(self) -> tuple[int, bytes, Any, int]:
         path = self._folder / _JOURNAL
         shown = plain_text(str(self._folder))
         if not path.is_file():
             if os.path.lexists(self._folder) and not self._folder.is_dir():
-                raise DatasetError(f"{shown}: in the way; remove it")
+                raise DatasetError(f"{shown}: the conversion needs this path for its files; remove what is there")
             if (self._folder / PARTS).is_dir():
                 raise DatasetError(
-                    f"{shown}: holds a conversion begun with --ray; go on with it, or remove this folder"
+                    f"{shown}: contains a conversion started with --ray; resume it with --ray, or remove this folder"
                 )
-            if self._folder.is_dir():  # killed before its first entry
+            if self._folder.is_dir():  # killed before the first entry of the journal
                 shutil.rmtree(self._folder)
             self._folder.mkdir()
             self._note(0, bytes(32), None, 0)
@@ -212,19 +215,19 @@ class _Run:
             raise DatasetError(f"{shown}: the journal of an unfinished run is damaged; remove this folder") from None
         if settings != self._plan.settings():
             raise DatasetError(
-                f"{shown}: holds an unfinished conversion of another dataset, or of this one before it changed, or "
+                f"{shown}: contains an unfinished conversion of another dataset, of this dataset before it changed, or "
                 "with other settings; remove this folder or give another output"
             )
         return found
 
     def _note(self, n_images: int, chain: bytes, mark: Any, n_unrecognised: int) -> None:
-        """Write the journal: so much is safe on the disk, and where the writer can go on."""
+        """Write the journal: how many images are safely on the disk, and where the writer can resume."""
         safe = {"n_images": n_images, "chain": chain.hex(), "mark": mark, "n_unrecognised": n_unrecognised}
         with atomic_path(self._folder / _JOURNAL) as path, path.open("w", encoding="utf-8") as file:
             json.dump({"settings": self._plan.settings(), "safe": safe}, file)
 
     def finish(self) -> Conversion:
-        """Copy what is missing, read everything back, and tell what was made."""
+        """Copy the missing images, read everything back, and return the result."""
         before = self._n_done
         plan, names = self._plan, self._plan.written_names()
         writer = open_writer(
@@ -248,13 +251,13 @@ class _Run:
 
     def _copy(self, writer: Writer) -> None:
         n_images, names = self._plan.n_images, self._plan.names
-        rarely = self._plan.to == "parquet"  # can be gone on with after a shard alone: no such chance is missed
+        rarely = self._plan.to == "parquet"  # can only be resumed after a shard, so every end of a shard is saved
         written, saved = 0, time.monotonic()
         for label, encoded, digest in read_ahead(self._images, self._n_done):
             self._is_whole = False
             try:
                 writer.write(encoded, label)
-            except FacespaceError as error:  # an image this format cannot hold
+            except FacespaceError as error:  # an image that this format cannot store
                 reason = str(error).removeprefix(f"{plain_text(str(self._folder))}: ")
                 raise DatasetError(
                     f"image {self._n_done} of the dataset ({names[label]}): {reason}; take it out of the dataset, remove "
@@ -271,17 +274,17 @@ class _Run:
             if (is_due or rarely) and self._save(writer):
                 written, saved = 0, time.monotonic()
         self._save(writer)
-        self._is_whole = False  # what `close` adds is no image
+        self._is_whole = False  # `close` writes more than images
 
     def _save(self, writer: Writer) -> bool:
-        """Have what was written put on the disk, and note it; False where the writer is in the middle of a file."""
+        """Flush the written images to the disk and update the journal; return False if the writer is inside a shard."""
         mark = writer.sync()
         if mark is not None:
             self._note(self._n_done, self._chain.value, mark, self._n_unrecognised)
         return mark is not None
 
     def _read_back(self, images: LabelledImages, checksum: str) -> None:
-        """Compare names, labels and every byte of what was written."""
+        """Compare the names, labels and image bytes that were written with the source."""
         n = self._plan.n_images
         check_written(images, self._images, self._plan, self._folder)
         if dataset_checksum(images, progress=lambda done: self._progress(n + done, 2 * n)) != checksum:
@@ -290,7 +293,7 @@ class _Run:
 
 
 def check_written(images: LabelledImages, source: LabelledImages, plan: ConversionPlan, folder: Path) -> None:
-    """Compare number, labels and names of what was written into a folder with those of the source; `DatasetError`."""
+    """Raise `DatasetError` if the number of images, the labels or the names in a folder differ from those of the source."""
     n_labels = len(images.names)
     if len(images) != plan.n_images:
         raise written_otherwise(folder, f"{len(images):,} images instead of {plan.n_images:,}")
@@ -301,9 +304,9 @@ def check_written(images: LabelledImages, source: LabelledImages, plan: Conversi
 
 
 def written_otherwise(folder: Path, what: str) -> DatasetError:
-    """The error for a folder that does not hold what was to be written."""
+    """Return the error for a folder whose content differs from the source."""
     shown = plain_text(str(folder))
-    return DatasetError(f"{shown}: what was written reads back as {what}; remove this folder and try again")
+    return DatasetError(f"{shown}: reading the written dataset back gave {what}; remove this folder and try again")
 
 
 Write = Callable[[LabelledImages, Path, ConversionPlan, Progress], Conversion]
@@ -327,7 +330,7 @@ def _write_record(folder: Path, plan: ConversionPlan, made: Conversion) -> None:
 
 
 def _made_before(out: Path, plan: ConversionPlan) -> Conversion | None:
-    """What `out` holds if it is the result of this very conversion; None where nothing is there."""
+    """Return the result that `out` contains if the same conversion wrote it; None if `out` is missing or empty."""
     if not os.path.lexists(out) or (out.is_dir() and not out.is_symlink() and not os.listdir(out)):
         return None
     path = out / RECORD_NAME
@@ -340,20 +343,20 @@ def _made_before(out: Path, plan: ConversionPlan) -> Conversion | None:
             )
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         pass
-    raise DatasetError(f"{plain_text(str(out))}: is there already, and is left as it is; give another output")
+    raise DatasetError(f"{plain_text(str(out))}: already exists and is left unchanged; give another output")
 
 
 def _copy_crop_record(paths: list[str], folder: Path) -> None:
-    """How the crops were made goes with them, where one folder is converted that says so."""
+    """Copy the record of how crops were made, if the source is one folder that has such a record."""
     if len(paths) == 1 and (record := read_record(Path(paths[0]).expanduser())) is not None:
         record.write(folder)
 
 
 def _put_in_place(partial: Path, out: Path) -> None:
     for path in partial.iterdir():
-        if path.name.startswith(TEMPORARY) and path.name not in (_JOURNAL, PARTS):  # of writes that were killed
+        if path.name.startswith(TEMPORARY) and path.name not in (_JOURNAL, PARTS):  # left by writes that were killed
             path.unlink()
     if out.is_dir():
-        out.rmdir()  # empty, as was looked at; on Windows nothing may be in the way
+        out.rmdir()  # `_made_before` saw that it is empty; Windows cannot rename onto a folder
     os.rename(partial, out)
     sync_folder(out.parent)

@@ -1,5 +1,5 @@
-"""Who the labels of a dataset are: collected while a file is scanned, kept in a text beside files that know no names,
-and made safe as names of folders.
+"""The names of a dataset's labels: collected while files are scanned, kept in `names.txt` next to files that cannot
+store them, and turned into safe names of folders.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from facespace.io.text import plain_text
 
 FILE_NAME = "names.txt"
 MAX_LABEL = 2**24 - 1  # a trainer keeps a row of weights for every label up to the largest
-MAX_NAME = 1000  # characters; names come from files nobody vouches for
+MAX_NAME = 1000  # characters; names come from untrusted files
 _MAX_BYTES = 2**30
 _MAX_FOLDER = 200  # bytes of UTF-8; a file name has at most 255
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{k}" for port in ("com", "lpt") for k in range(10))}
 
 
 class Names(Sequence[str]):
-    """Names by label, the label's number as text where none is known.
+    """Names by label: the label's number as text if its name is not known.
 
     >>> list(Names(3, {1: "Ben"}))
     ['0', 'Ben', '2']
@@ -54,7 +54,7 @@ class Names(Sequence[str]):
 
 
 class LabelScan:
-    """Labels, and names where there are some, as a scan of a dataset meets them."""
+    """Labels, and names if there are any, collected by a scan of a dataset."""
 
     def __init__(self) -> None:
         self._labels = array("i")
@@ -64,23 +64,23 @@ class LabelScan:
         return len(self._labels)
 
     def add(self, label: int, name: str | None = None) -> None:
-        """The label of the next image. `DatasetError` where it can be none, or had another name before."""
+        """Add the label of the next image. Raises `DatasetError` if it is out of range or had another name before."""
         if not 0 <= label <= MAX_LABEL:
-            said = label if abs(label) < 2**64 else "a number of more than 64 bits"
-            raise DatasetError(f"the label wants a number from 0 to {MAX_LABEL:,}; got {said}")
+            got = label if abs(label) < 2**64 else "a number of more than 64 bits"
+            raise DatasetError(f"the label must be a number from 0 to {MAX_LABEL:,}, got {got}")
         if name is not None:
             before = self._known.get(label)
             if before is None:
                 if not name.strip() or len(name) > MAX_NAME:
-                    raise DatasetError(f"a name wants 1 to {MAX_NAME} characters; got {plain_text(name[:40])!r}")
+                    raise DatasetError(f"a name must have 1 to {MAX_NAME} characters, got {plain_text(name[:40])!r}")
                 self._known[label] = plain_text(name)
             elif before != name and before != plain_text(name):
-                said = f"{plain_text(name[:60])!r} here and {before[:60]!r} before"
-                raise DatasetError(f"label {label} is named {said}")
+                names = f"{plain_text(name[:60])!r} here and {before[:60]!r} before"
+                raise DatasetError(f"label {label} is named {names}")
         self._labels.append(label)
 
     def finish(self, folder: str | os.PathLike[str]) -> tuple[npt.NDArray[np.int64], Names]:
-        """Labels (N,) and names; those the file does not have are looked for in the `names.txt` of its folder."""
+        """Return labels (N,) and names; names that the files lack come from the folder's `names.txt`."""
         labels = np.array(self._labels, np.int64)
         known = {**read_names(folder), **self._known}
         n_labels = max(int(labels.max(initial=-1)), max(known, default=-1)) + 1
@@ -88,9 +88,9 @@ class LabelScan:
 
 
 def read_names(folder: str | os.PathLike[str]) -> dict[int, str]:
-    """Names by label from the `names.txt` of a folder, line k + 1 for label k; none where there is no such file.
+    """Return names by label from the `names.txt` of a folder, line k + 1 for label k; empty if there is no such file.
 
-    `DatasetError` for a file that is none: not UTF-8, too long, an empty line.
+    Raises `DatasetError` if the file is not UTF-8, is too long or has an empty line.
     """
     path = Path(folder, FILE_NAME)
     if not path.is_file():
@@ -103,7 +103,7 @@ def read_names(folder: str | os.PathLike[str]) -> dict[int, str]:
     except OSError as error:
         raise DatasetError(f"{shown}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
-        raise DatasetError(f"{shown}: wants names in UTF-8, one a line") from None
+        raise DatasetError(f"{shown}: must be UTF-8 text with one name a line") from None
     if lines[-1] == "":
         lines.pop()
     if len(lines) > MAX_LABEL + 1:
@@ -112,28 +112,28 @@ def read_names(folder: str | os.PathLike[str]) -> dict[int, str]:
     for label, line in enumerate(lines):
         name = line.removesuffix("\r")
         if not name.strip() or len(name) > MAX_NAME:
-            raise DatasetError(f"{shown}, line {label + 1}: wants a name of 1 to {MAX_NAME} characters")
+            raise DatasetError(f"{shown}, line {label + 1}: a name must have 1 to {MAX_NAME} characters")
         names[label] = plain_text(name)
     return names
 
 
 def write_names(folder: str | os.PathLike[str], names: Iterable[str]) -> None:
-    """Write `names.txt`, by label; controls in a name are escaped, so that a line is a name."""
+    """Write `names.txt` in the order of the labels; control characters are escaped, so that each line is one name."""
     with atomic_path(Path(folder, FILE_NAME)) as path, path.open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(f"{plain_text(name)}\n" for name in names)
 
 
 def folder_names(names: Sequence[str]) -> list[str]:
-    """A folder for every name, in order: safe on every system, and no two the same for any.
+    """Return a folder name for every name, in order: each valid, and all different, on every operating system.
 
-    A name that is safe stays as it is. In others what leads elsewhere or is forbidden somewhere becomes `_`; where two
-    would be one folder, if only to a system that does not tell cases apart, the later get a number.
+    A valid name is not changed. In others `_` replaces each character that is a separator or forbidden on some system.
+    If two names give the same folder, also if only their case differs, the later one gets a number.
 
     >>> folder_names(["Anna", "../anna", "anna", "王 小明", "a/b", "", "con.x"])
     ['Anna', '_._anna', 'anna-2', '王 小明', 'a_b', '_', '_con.x']
     """
     taken: set[str] = set()
-    numbers: dict[str, int] = {}  # the last one given to a name, so that a million alike are not tried each time
+    numbers: dict[str, int] = {}  # the last number given to a name, so that a million equal names need no search
     folders = []
     for name in names:
         folder = stem = _folder_name(name)
@@ -150,7 +150,7 @@ def folder_names(names: Sequence[str]) -> list[str]:
 def _folder_name(name: str) -> str:
     safe = "".join("_" if letter in '/\\:*?"<>|' else letter for letter in plain_text(name))
     safe = _shortened(safe.strip(), _MAX_FOLDER).rstrip(". ")
-    if safe.startswith("."):  # hidden, and no class to any reader
+    if safe.startswith("."):  # readers ignore hidden folders
         safe = "_" + safe[1:]
     if safe.partition(".")[0].strip().lower() in _RESERVED:
         safe = "_" + safe

@@ -1,4 +1,4 @@
-"""Any dataset by its path: what it is, its content says."""
+"""Opens a dataset by its path and recognises its format by the content."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from facespace.io.text import plain_text
 Source = str | os.PathLike[str]
 
 ACCEPTED = (
-    "wanted class folders, an MXNet .rec, TFRecord files, tar shards, Parquet files, an MS-Celeb-1M .tsv, "
+    "expected class folders, an MXNet .rec, TFRecord files, tar shards, Parquet files, an MS-Celeb-1M .tsv, "
     "or a folder of one of these"
 )
-# Of each format: module and class of its reader, and how its files are called in a folder.
+# For each format: the module and class of its reader, and the pattern of its files' endings.
 _READERS = {
     "class folders": ("class_folders", "ImageFolder", ""),
     "MXNet RecordIO": ("recordio", "RecordImages", r"\.rec"),
@@ -38,18 +38,18 @@ _READERS = {
 }
 _IN_SHARDS = ("TFRecord", "tar", "Parquet", "MS-Celeb-1M")
 _COMPRESSED = (".gz", ".tgz", ".zst", ".bz2", ".xz", ".zip", ".7z")
-_START = 512  # bytes that tell what a file is
-_MAX_COLUMNS = 2**16  # of a table the first line, up to where its image begins
-_OWN_TABLES = ("faces.parquet",)  # of the aligner, among class folders
+_START = 512  # bytes that identify a file's format
+_MAX_COLUMNS = 2**16  # bytes of a table's first line in front of its image
+_OWN_TABLES = ("faces.parquet",)  # the aligner writes it among class folders
 
 
 def open_dataset(source: Source | Sequence[Source]) -> LabelledImages:
-    """The dataset at a path, or the union of several: `A:B` (`A;B` on Windows), or a sequence.
+    """Open the dataset at a path, or the union of several paths: `A:B` (`A;B` on Windows), or a sequence.
 
-    A class folder, a `.rec` or its folder, TFRecord files, tar shards, Parquet files, an MS-Celeb-1M table: the
-    content decides, not the name. A pattern picks some of a folder's shards: `shards/train-*.tar`. A path with a colon
-    or a star in its name is that path where it is there. `DatasetError` says what is accepted where it is none of them,
-    and names two where a folder has both.
+    A dataset is a folder of class folders, a `.rec` file or its folder, TFRecord files, tar shards, Parquet files, or an
+    MS-Celeb-1M table. The content decides, not the name. A pattern selects some of a folder's shards:
+    `shards/train-*.tar`. An existing path whose name contains a colon or a star is taken literally. Raises `DatasetError`
+    if the path is not a dataset, or if a folder contains two kinds.
 
     >>> import tempfile
     >>> from PIL import Image
@@ -66,11 +66,11 @@ def open_dataset(source: Source | Sequence[Source]) -> LabelledImages:
 
 
 def paths_of(source: Source | Sequence[Source]) -> list[str]:
-    """The paths `open_dataset` opens for this, at least one; `DatasetError` where none is named."""
+    """Return the paths that `open_dataset` opens for `source`; raises `DatasetError` if there are none."""
     sources = [source] if isinstance(source, (str, os.PathLike)) else list(source)
     paths = [path for one in sources for path in _parted(os.fspath(one))]
     if not paths:
-        raise DatasetError(f"no dataset was named; {ACCEPTED}")
+        raise DatasetError(f"no dataset was given; {ACCEPTED}")
     return paths
 
 
@@ -80,18 +80,18 @@ def _parted(source: str) -> list[str]:
     parts = source.split(os.pathsep)
     if not all(parts):
         raise DatasetError(
-            f"{plain_text(source)}: wanted paths parted by one `{os.pathsep}` each; one of them is empty"
+            f"{plain_text(source)}: expected paths separated by single `{os.pathsep}`, got an empty path"
         )
-    return [os.path.expanduser(part) for part in parts]  # of `~/a:~/b` a shell expands the first alone
+    return [os.path.expanduser(part) for part in parts]  # in `~/a:~/b` a shell expands only the first `~`
 
 
 def _open(path: str) -> LabelledImages:
-    # What is damaged from its beginning on has its name left, and a reader that says what is wrong with it.
+    # The name decides only if the first bytes are damaged; its reader then reports what is wrong.
     if is_pattern(path):
         first = matching(path)[0]
         kind = _file_kind(first) or _named_kind(first)
         if kind not in _IN_SHARDS:
-            raise DatasetError(f"{plain_text(path)}: wanted a pattern of {', '.join(_IN_SHARDS)} files")
+            raise DatasetError(f"{plain_text(path)}: a pattern must match {', '.join(_IN_SHARDS)} files")
     else:
         kind = _folder_kind(path) if os.path.isdir(path) else _file_kind(path) or _named_kind(path)
     if kind is None:
@@ -108,26 +108,28 @@ def _folder_kind(path: str) -> str | None:
     except OSError as error:
         raise DatasetError(f"{plain_text(path)}: the folder cannot be listed ({error.strerror})") from None
     if "train.rec" in files:
-        return "MXNet RecordIO"  # beside which insightface keeps files of other kinds
+        return "MXNet RecordIO"  # insightface keeps files of other kinds next to it
     found = {"class folders": f"folders such as {folders[0]}"} if _has_images(path, folders) else {}
     named: dict[str, str] = {}
     for file in files:
         if file not in _OWN_TABLES and (kind := _named_kind(file)):
-            named.setdefault(kind, file)  # the first of a kind tells: all that are called so go to its reader
+            named.setdefault(kind, file)  # the first file of a kind is enough: its reader checks the others
     found |= {kind: file for kind, file in named.items() if _file_kind(os.path.join(path, file)) == kind}
     if len(found) > 1:
         which = " and ".join(f"{kind} ({plain_text(name)})" for kind, name in found.items())
-        raise DatasetError(f"{plain_text(path)}: wanted one kind of dataset; this folder has {which}: keep them apart")
+        raise DatasetError(
+            f"{plain_text(path)}: a folder must contain one kind of dataset, got {which}; put them into separate folders"
+        )
     return next(iter(found or named), None)
 
 
 def _instead(path: str) -> str:
-    """What to do with a folder that is no dataset, where one can see it; else nothing."""
+    """Return a hint for a folder that is not a dataset; an empty string if there is none."""
     if not os.path.isdir(path):
         return ""
     for file in visible_names(path, folders=False):
         if os.path.splitext(file)[1].lower() in _COMPRESSED:
-            return f"compressed files such as {plain_text(file)} leave no way to one image: unpack them"
+            return f"single images cannot be read from compressed files such as {plain_text(file)}; unpack them"
     for folder in visible_names(path, folders=True):
         with contextlib.suppress(DatasetError):
             if _folder_kind(os.path.join(path, folder)):
@@ -151,7 +153,7 @@ def _has_images(path: str, folders: Sequence[str]) -> bool:
                 ):
                     return True
         except OSError:
-            continue  # its reader says so, if it comes to that
+            continue  # the reader of class folders reports it
     return False
 
 
@@ -176,12 +178,14 @@ def _file_kind(path: str) -> str | None:
     if _is_tfrecord(start):
         return "TFRecord"
     if start.startswith(b"\x1f\x8b"):
-        raise DatasetError(f"{plain_text(path)}: compressed, which leaves no way to one image; unpack it with gunzip")
+        raise DatasetError(
+            f"{plain_text(path)}: single images cannot be read from a compressed file; unpack it with gunzip"
+        )
     return "MS-Celeb-1M" if _is_msceleb(start) else None
 
 
 def _is_old_tar(start: bytes) -> bool:
-    """Whether the checksum of the first header is right, as of tar files before 1988."""
+    """Return whether the checksum of the first header is right; tar files before 1988 have no magic number."""
     field = start[148:156].split(b"\0")[0].strip()
     if len(start) < _START or not re.fullmatch(rb"[0-7]{1,7}", field):
         return False
@@ -193,7 +197,7 @@ def _is_tfrecord(start: bytes) -> bool:
 
 
 def _is_msceleb(start: bytes) -> bool:
-    """Whether the first line has six or seven columns, the last of them an image in Base64."""
+    """Return whether the first line has six or seven columns, the last of them an image in Base64."""
     columns = start.split(b"\n", 1)[0].rstrip(b"\r").split(b"\t")
     letters = columns[-1][:64]
     try:

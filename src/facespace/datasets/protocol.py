@@ -1,4 +1,4 @@
-"""Images with the people on them: what every dataset of the project offers, whatever file it lies in."""
+"""The protocol of every dataset: images with their identities, in any file format."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import numpy.typing as npt
 class LabelledImages(Protocol):
     """A fixed sequence of images, each of one identity.
 
-    `names[label]` is the identity's name (its number as text where the file knows no names); `labels` (N,) int64
-    is there without reading an image. Objects can be pickled, so that worker processes read side by side: each opens
-    the files anew. Reading raises `DatasetError` for a damaged dataset and `ImageError` for a damaged image.
+    `names[label]` is the identity's name, or its number as text if the dataset has no names. `labels` (N,) int64 is
+    available without reading an image. Objects can be pickled, so that worker processes read in parallel: each reopens
+    the files. Reading raises `DatasetError` for a damaged dataset and `ImageError` for a damaged image.
     """
 
     @property
@@ -26,10 +26,10 @@ class LabelledImages(Protocol):
         """The label of every image, (N,)."""
 
     def __len__(self) -> int:
-        """How many images."""
+        """Return the number of images."""
 
     def encoded(self, index: int) -> bytes:
-        """One image as its file holds it (JPEG, PNG, …), undecoded."""
+        """Return one image as stored (JPEG, PNG, …), undecoded."""
 
     def read(self, index: int) -> npt.NDArray[np.uint8]:
-        """One image, (H,W,3) uint8 RGB."""
+        """Return one image, (H,W,3) uint8 RGB."""

@@ -1,4 +1,4 @@
-"""The files of a dataset that lies in few large ones: found in order, and read in pieces from any thread."""
+"""Datasets in a few large files: finds the files in order and reads pieces of them from any thread."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from typing import Any, NamedTuple
 from facespace.errors import DatasetError
 from facespace.io.text import plain_text
 
-_MAX_OPEN = 64  # files at once; datasets come in thousands of shards
+_MAX_OPEN = 64  # files at once; a dataset may have thousands of shards
 _PART = re.compile(r"(?:train|valid|val|test|eval)(?=[^a-z]|idation|ing)", re.IGNORECASE)
 
 
 def find_shards(path: str | os.PathLike[str], ending: str, what: str) -> tuple[str, ...]:
-    """The file at `path`, or those of the folder there whose names match the pattern `ending`, as people count.
+    """Return the file `path`, or the files of the folder `path` whose ending matches `ending`, in natural order.
 
-    A path that is not there and ends in a pattern, `shards/train-*.tar`, is the files it matches. Hidden files are left
-    out. `DatasetError` where there is nothing, or no such file, and where a folder has shards to train on and others:
-    those one measures on must not be trained on unseen. `what` names the kind wanted.
+    A pattern such as `shards/train-*.tar` gives the files that match it. Hidden files are left out. Raises `DatasetError`
+    if no file is found, and if a folder contains shards of several splits, so that test images are not trained on
+    unnoticed. `what` describes the expected files in the error.
 
     >>> sorted(["b10.tar", "b9.tar", "a.tar"], key=_natural)
     ['a.tar', 'b9.tar', 'b10.tar']
@@ -35,8 +35,8 @@ def find_shards(path: str | os.PathLike[str], ending: str, what: str) -> tuple[s
         return matching(path)
     if not os.path.isdir(path):
         return (path,)
-    wanted = re.compile(f"(?:{ending})$", re.IGNORECASE)
-    names = [name for name in _listed(path) if wanted.search(name)]
+    has_ending = re.compile(f"(?:{ending})$", re.IGNORECASE).search
+    names = [name for name in _listed(path) if has_ending(name)]
     if not names:
         raise DatasetError(f"{plain_text(path)}: no {what} in this folder")
     parts = {found[0].lower(): (found[0], name) for name in names if (found := _PART.match(name))}
@@ -44,23 +44,23 @@ def find_shards(path: str | os.PathLike[str], ending: str, what: str) -> tuple[s
         some = " and ".join(plain_text(name) for _, name in sorted(parts.values())[:3])
         one = os.path.join(path, f"{parts['train' if 'train' in parts else min(parts)][0]}*")
         raise DatasetError(
-            f"{plain_text(path)}: has parts for training and for measuring ({some}); name one of them: '{plain_text(one)}'"
+            f"{plain_text(path)}: contains shards of several splits ({some}); choose one split: '{plain_text(one)}'"
         )
     return tuple(os.path.join(path, name) for name in sorted(names, key=_natural))
 
 
 def is_pattern(path: str) -> bool:
-    """Whether a path names files by a pattern with `*`, `?` or `[…]` in its last part; never where it is there."""
+    """Return whether the last part of a path is a pattern with `*`, `?` or `[…]`; an existing path is not a pattern."""
     return bool(set("*?[") & set(os.path.basename(path))) and not os.path.lexists(path)
 
 
 def matching(path: str) -> tuple[str, ...]:
-    """The files a pattern matches, at least one, as people count."""
+    """Return the files that match a pattern, in natural order; raises `DatasetError` if there are none."""
     folder, pattern = os.path.split(path)
     names = [name for name in _listed(folder or os.curdir) if fnmatch.fnmatchcase(name, pattern)]
     files = [file for name in sorted(names, key=_natural) if not os.path.isdir(file := os.path.join(folder, name))]
     if not files:
-        raise DatasetError(f"{plain_text(path)}: no file is called so")
+        raise DatasetError(f"{plain_text(path)}: no file matches this pattern")
     return tuple(files)
 
 
@@ -72,13 +72,13 @@ def _listed(folder: str) -> list[str]:
 
 
 def _natural(name: str) -> tuple[list[tuple[str, int]], str]:
-    """A key that sorts `9` before `10`, and never calls two names equal."""
+    """Return a key that sorts `9` before `10` and differs for different names."""
     parts = re.findall(r"[0-9]+|[^0-9]+", name)
     return [("", int(part[:18])) if part[0] in "0123456789" else (part, 0) for part in parts], name
 
 
 class Pieces:
-    """Where the images of several files lie, by their number: added by a scan in order, then looked up.
+    """The positions of the images in several files: a scan adds them in order, then they are looked up by index.
 
     >>> pieces = Pieces()
     >>> pieces.add(8, 100)
@@ -97,16 +97,16 @@ class Pieces:
         return len(self._offsets)
 
     def add(self, offset: int, length: int) -> None:
-        """The place of the next image of the file that is being scanned."""
+        """Add the position of the next image of the file that is being scanned."""
         self._offsets.append(offset)
         self._lengths.append(length)
 
     def end_shard(self) -> None:
-        """The file is scanned; what is added from now on lies in the next."""
+        """Mark the end of a file; images added from now on are in the next file."""
         self._starts.append(len(self))
 
     def find(self, index: int) -> Piece:
-        """The place of an image; `IndexError` for a number that is none."""
+        """Return the position of an image; raises `IndexError` if the index is out of range."""
         index = operator.index(index)
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
@@ -115,7 +115,7 @@ class Pieces:
 
 
 class Piece(NamedTuple):
-    """One image: its file, its number there, and the bytes it takes."""
+    """The position of one image: its file, its number in that file, and its byte range."""
 
     shard: int
     number: int
@@ -124,9 +124,9 @@ class Piece(NamedTuple):
 
 
 class ShardFiles:
-    """Files read at any place, from any thread; pickled by name, so that another process opens them anew.
+    """Files that any thread reads at any offset; pickled as paths, so that another process reopens them.
 
-    `sizes` are in bytes. Raises `DatasetError` for what is no regular file, cannot be read, or has changed since.
+    `sizes` are in bytes. Raises `DatasetError` if a path is not a regular file, cannot be read, or has changed since.
     """
 
     def __init__(self, paths: Sequence[str]) -> None:
@@ -135,8 +135,8 @@ class ShardFiles:
         self._handles: dict[int, _Handle] = {}
 
     def read(self, shard: int, offset: int, length: int) -> bytes:
-        """`length` bytes of a file from `offset` on; the caller has held both to the file's size."""
-        # Without a lock, which a fork could leave held: at worst a file is opened twice and closed once more.
+        """Return `length` bytes of a file from `offset` on; the caller has checked both against the file's size."""
+        # No lock, because a fork could leave it locked: at worst a file is opened twice and closed once more.
         handle = self._handles.get(shard)
         if handle is None:
             handle = self._open(shard)
@@ -149,17 +149,17 @@ class ShardFiles:
         return data
 
     def check(self, shard: int) -> None:
-        """Raise `DatasetError` where a file has another size than it had."""
+        """Raise `DatasetError` if the size of a file has changed."""
         if _size(self.paths[shard]) != self.sizes[shard]:
             raise self._changed(shard)
 
     def name(self, shard: int) -> str:
-        """The path of a file as an error shows it."""
+        """Return the path of a file as errors show it."""
         return plain_text(self.paths[shard])
 
     def _open(self, shard: int) -> _Handle:
         if len(self._handles) >= _MAX_OPEN:
-            self._handles.clear()  # each is closed when its last reader lets go of it
+            self._handles.clear()  # each is closed when its last reader is done
         try:
             handle = _Handle(self.paths[shard])
             if os.fstat(handle.descriptor).st_size != self.sizes[shard]:
@@ -177,7 +177,7 @@ class ShardFiles:
 
 
 class _Handle:
-    """A file descriptor that is closed when nobody holds it any more."""
+    """A file descriptor that is closed when the object is deleted."""
 
     __slots__ = ("_turn", "descriptor")
 
@@ -189,13 +189,13 @@ class _Handle:
     def read(self, offset: int, length: int) -> bytes:
         data = self._piece(offset, length)
         while len(data) < length and (more := self._piece(offset + len(data), length - len(data))):
-            data += more  # the system may give less than asked for
+            data += more  # the system may return fewer bytes than requested
         return data
 
     def _piece(self, offset: int, length: int) -> bytes:
         if hasattr(os, "pread"):
             return os.pread(self.descriptor, length, offset)
-        with self._turn:  # Windows: place and read are two calls
+        with self._turn:  # on Windows seeking and reading are two calls
             os.lseek(self.descriptor, offset, os.SEEK_SET)
             return os.read(self.descriptor, length)
 
@@ -207,7 +207,7 @@ class _Handle:
 def _size(path: str) -> int:
     try:
         status = os.stat(path)  # before opening: opening a fifo waits for its writer
-    except (OSError, ValueError) as error:  # ValueError: a name no file can have
+    except (OSError, ValueError) as error:  # ValueError: an impossible file name
         raise _unreadable(path, error) from None
     if not stat.S_ISREG(status.st_mode):
         raise DatasetError(f"{plain_text(path)}: not a regular file")
@@ -217,5 +217,5 @@ def _size(path: str) -> int:
 def _unreadable(path: str, error: Exception) -> DatasetError:
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
         return DatasetError(f"{plain_text(path)}: no such file")
-    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
-    return DatasetError(f"{plain_text(path)}: cannot be read ({said})")
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
+    return DatasetError(f"{plain_text(path)}: cannot be read ({reason})")

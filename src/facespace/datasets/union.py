@@ -14,16 +14,16 @@ from facespace.datasets.protocol import LabelledImages
 from facespace.errors import DatasetError
 
 _NUMBER = re.compile("[0-9]+")
-_OF_UNION = re.compile(r"^[0-9]+(?: \(dataset [0-9]+\))+$")  # numbers that another union kept apart
+_OF_UNION = re.compile(r"^[0-9]+(?: \(dataset [0-9]+\))+$")  # names that another union made
 
 
 class UnionImages:
-    """The images of several datasets one after the other, as `LabelledImages`; identities of one name are one.
+    """The images of several datasets one after the other, as `LabelledImages`; equal names are one identity.
 
-    Names keep the order in which they come first. A dataset that knows no names, only the numbers from 0 or 1 on (with
-    zeros in front or without), shares nobody with others: its identity 7 is called `7 (dataset 2)`, if it is the
-    second. Other numbers are taken for names that several may share, and a warning says so where they do.
-    `DatasetError` where there are no datasets.
+    Names keep the order of their first appearance. If the names of a dataset are only the numbers from 0 or 1 on (with or
+    without leading zeros), it shares no identity with the others: identity 7 of the second dataset is called
+    `7 (dataset 2)`. Other numbers are treated as names; a warning is given if several datasets share them. Raises
+    `DatasetError` if there are no datasets.
 
     >>> from types import SimpleNamespace
     >>> first = SimpleNamespace(names=["Anna", "Ben"], labels=np.array([0, 1, 1]))
@@ -34,7 +34,7 @@ class UnionImages:
 
     def __init__(self, datasets: Sequence[LabelledImages]) -> None:
         if not datasets:
-            raise DatasetError("a union wants at least one dataset; got none")
+            raise DatasetError("a union needs at least one dataset, got none")
         self.datasets = tuple(datasets)
         label: dict[str, int] = {}
         parts = []
@@ -51,8 +51,8 @@ class UnionImages:
             parts.append(merged[dataset.labels])
         if n_shared_numbers:
             warnings.warn(
-                f"{n_shared_numbers} people called by numbers are taken for the same person in several datasets, as their "
-                "numbers are the same; rename their folders where that is wrong",
+                f"{n_shared_numbers} identities whose names are equal numbers in several datasets are treated as the same "
+                "people; rename their folders if that is wrong",
                 stacklevel=2,
             )
         self.names = tuple(label)
@@ -63,12 +63,12 @@ class UnionImages:
         return len(self.labels)
 
     def encoded(self, index: int) -> bytes:
-        """One image as its dataset holds it, undecoded."""
+        """Return one image as its dataset stores it, undecoded."""
         dataset, within = self._place(index)
         return dataset.encoded(within)
 
     def read(self, index: int) -> npt.NDArray[np.uint8]:
-        """One image, (H,W,3) uint8 RGB."""
+        """Return one image, (H,W,3) uint8 RGB."""
         dataset, within = self._place(index)
         return dataset.read(within)
 
@@ -81,7 +81,7 @@ class UnionImages:
 
 
 def _is_counted(names: Sequence[str]) -> bool:
-    """Whether names are no more than numbers, each from 0 or from 1 on once."""
+    """Return whether the names are the numbers from 0 or 1 on, each once."""
     if not all(map(_NUMBER.fullmatch, names)):
         return False
     numbers = {int(name[-18:]) for name in names}

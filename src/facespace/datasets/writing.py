@@ -1,4 +1,4 @@
-"""Any format for writing: its names, its writer, and what reads it back."""
+"""The writers of all dataset formats: the names each format can store, its writer, and the reader of the result."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from facespace.io.text import plain_text
 
 FORMATS = ("folder", "recordio", "tfrecord", "webdataset", "parquet")
 SHARDED = ("webdataset", "parquet")
-IN_PARTS = ("folder", *SHARDED)  # whose parts can be written apart
+IN_PARTS = ("folder", *SHARDED)  # formats whose parts can be written separately
 
 
 class Writer(Protocol):
-    """What every format's writer offers."""
+    """The protocol of every format's writer."""
 
     def write(self, encoded: bytes, label: int) -> None:
         """Append one image."""
 
     def sync(self) -> Any:
-        """Put what was written on the disk; a place to resume at, as JSON holds it, or None where there is none."""
+        """Flush to the disk and return the position to resume at, as a JSON value; None if resuming here is impossible."""
 
     def close(self) -> None:
         """Finish the files."""
 
     def abandon(self) -> None:
-        """Let go of files that cannot be finished."""
+        """Close the files without finishing them."""
 
 
 def names_in(format: str, names: Mapping[int, str], n_labels: int) -> dict[int, str]:  # noqa: A002
-    """Names by label, of those that have one, as a format can hold them.
+    """Return the given names by label as a format can store them.
 
-    Folders get names that are safe. Where all names are the labels' numbers these get zeros in front, since folders
-    are sorted by their letters.
+    Folders get safe names. If all names are the labels' numbers, they get leading zeros, because folders are sorted as
+    text.
 
     >>> names_in("folder", {0: "0", 11: "11"}, 12), names_in("folder", {0: "a/b"}, 1), names_in("tfrecord", {0: ""}, 1)
     ({0: '00', 11: '11'}, {0: 'a_b'}, {0: '_'})
@@ -59,10 +59,10 @@ def open_writer(
     shard_bytes: int,
     resume_at: Any = None,
 ) -> Writer:
-    """The writer of a format into a folder that is there, gone on with at `resume_at` where that is not None.
+    """Return a writer of a format into an existing folder; it resumes at `resume_at` if that is not None.
 
-    `names.known` are written where the format has a place for them, else beside it; a folder wants one for each label.
-    `DatasetError` where the files are not as `resume_at`, which `sync` returned, wants them.
+    `names.known` are written into the files if the format can store names, else into `names.txt`; class folders need a
+    name for each label. Raises `DatasetError` if the files do not match `resume_at`, which `sync` returned.
     """
     resume = {} if resume_at is None else {"resume_at": resume_at}
     sizes: dict[str, Any] = {"shard_images": shard_images, "shard_bytes": shard_bytes}
@@ -91,12 +91,12 @@ def open_writer(
     except (TypeError, ValueError, FileNotFoundError):
         if resume_at is None:
             raise
-        said = "what was written before is not there as it was left; remove this folder"
-        raise DatasetError(f"{plain_text(str(folder))}: {said}") from None
+        reason = "the files of the unfinished run are missing or have changed; remove this folder"
+        raise DatasetError(f"{plain_text(str(folder))}: {reason}") from None
 
 
 def bytes_in_shard(format: str, encoded: bytes, label: int, names: Names) -> int:  # noqa: A002
-    """How many bytes an image counts for, where a shard is finished with a number of bytes."""
+    """Return the number of bytes that an image adds to its shard, as `shard_bytes` counts them."""
     if format == "webdataset":
         from facespace.datasets.formats.webdataset import packed_sample
 
@@ -105,15 +105,15 @@ def bytes_in_shard(format: str, encoded: bytes, label: int, names: Names) -> int
 
 
 def shard_start(format: str, shard: int, n_before: int) -> Any:  # noqa: A002
-    """The `resume_at` of a writer that begins with shard number `shard`, behind `n_before` images, in a folder of its own.
+    """Return the `resume_at` of a writer that starts with shard number `shard`, after `n_before` images, in its own folder.
 
-    Formats of one file alone have none.
+    Only the formats in `IN_PARTS` have one.
     """
     return {"folder": n_before, "webdataset": (n_before, shard, 0, 0), "parquet": (shard,)}[format]
 
 
 def _reopen_records(folder: Path) -> None:
-    """Undo what a writer did that was killed while it put its files in their places."""
+    """Undo the renaming by a writer that was killed in `close`."""
     if (folder / "train.rec").is_file():
         os.replace(folder / "train.rec", folder / f"{TEMPORARY}train.rec")
     for name in ("train.idx", "property"):
@@ -121,7 +121,7 @@ def _reopen_records(folder: Path) -> None:
 
 
 def open_written(format: str, folder: Path, names: Names, *, n_before: int = 0) -> LabelledImages:  # noqa: A002
-    """What the writer of a format left in a folder, in the order it was written, begun behind `n_before` images."""
+    """Open what a format's writer left in a folder, in the order written; the writer started after `n_before` images."""
     if format == "folder":
         return NumberedFolder(folder, names.known, begin=n_before)
     if format == "recordio":

@@ -1,8 +1,8 @@
 """Model files of other programs: TensorFlow 1 graphs and checkpoints, ONNX, torch weights, zips.
 
 `tf_*` read TensorFlow's files without TensorFlow: begin with `tf_to_onnx`. `onnx_*` read, inspect and change ONNX graphs;
-`torch_files` reads weights without running a pickle. Nothing here decides which file is which: `models.opening` does,
-and a new format is a reader here and a branch there.
+`torch_files` reads weights without running a pickle. `models.opening` recognises the format of a file; to add a format,
+write a reader here and a branch there.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Block-quantised ONNX weights computed back to float32, because runtimes refuse the files that hold them.
+"""Converts block-quantised ONNX weights back to float32, because runtimes reject files that contain them.
 
-OpenCV Zoo publishes its networks so: 8-bit integers with a scale and a zero point for every block of numbers along one
+OpenCV Zoo publishes such networks: 8-bit integers with a scale and a zero point for every block of numbers along one
 axis (`DequantizeLinear` with `block_size`, ONNX opset 21).
 """
 
@@ -20,18 +20,18 @@ Array = npt.NDArray[Any]
 
 
 def is_block_quantized(graph: Any) -> bool:
-    """Whether a GraphProto has weights that are quantised by blocks."""
+    """Return whether a GraphProto has block-quantised weights."""
     return any(node.op_type == "DequantizeLinear" and _attribute(node, "block_size") for node in graph.node)
 
 
 def dequantize_blocks(graph: Any, source: str) -> None:
     """Replace the block-quantised weights of a GraphProto by float32 constants, in place.
 
-    A weight is (q − zero point) · scale, with one scale a block of `block_size` numbers along `axis`. A scalar scale is
-    that of the whole tensor; the files of OpenCV Zoo give it a block size all the same. A Reshape of such a weight is
-    computed too. Dropout nodes are removed: the file's converter raised its opset and left them in the form of an older
-    one. Constants and what no node reads are not inputs, and a batch of one becomes free, as nothing in a convolutional network
-    depends on it. Raises `ModelError` for scales or shapes that do not fit, and where the result would be too large.
+    A weight is (q − zero point) · scale, with one scale per block of `block_size` numbers along `axis`. A scalar scale
+    belongs to the whole tensor, even though OpenCV Zoo's files give it a block size. A Reshape of such a weight is computed
+    too. Dropout nodes are removed, because the files' converter raised the opset but left them in an older form. Constants
+    and values that no node reads are removed from the inputs. A batch size of one becomes free, because no layer of a
+    convolutional network depends on it. Raises `ModelError` if scales or shapes do not fit, or if the result is too large.
     """
     constants = {tensor.name: tensor for tensor in graph.initializer}
     computed: dict[str, Array] = {}
@@ -58,7 +58,7 @@ def dequantize_blocks(graph: Any, source: str) -> None:
     outputs = {value.name for value in graph.output}
     if lost := outputs & (computed.keys() | renamed.keys()):
         raise ModelError(f"{source}: its output {plain_text(min(lost))} is not computed by a layer of the network")
-    # The graph's nodes are views of it: what is removed is copied first.
+    # The graph's nodes are views into it, so they are copied before the list is cleared.
     nodes = [copied(node) for node in kept]
     needed = {name for node in nodes for name in node.input} | outputs
     _replace(graph.node, nodes)
@@ -88,18 +88,16 @@ def _attribute(node: Any, name: str, default: int = 0) -> int:
 
 def _constant(constants: dict[str, Any], name: str, node: Any, source: str) -> Array:
     if name not in constants:
-        raise ModelError(f"{source}: {plain_text(node.output[0])} is quantised by blocks but is not a constant")
+        raise ModelError(f"{source}: {plain_text(node.output[0])} is block-quantised but is not a constant")
     return read_tensor(constants[name], source)
 
 
-@np.errstate(all="ignore")  # scales that are not finite give a weight that is not
+@np.errstate(all="ignore")  # scales that are not finite give weights that are not finite
 def _dequantized(node: Any, inputs: list[Array], source: str) -> Array:
-    """The float32 weight of one `DequantizeLinear`; inputs are integers, scales and, perhaps, zero points."""
+    """Return the float32 weight of one `DequantizeLinear`; inputs are integers, scales and, optionally, zero points."""
     name = plain_text(node.output[0])
     if not 2 <= len(inputs) <= 3 or inputs[0].dtype.kind not in "iu" or inputs[1].dtype.kind != "f":
-        raise ModelError(
-            f"{source}: {name} must have integers, float scales and zero points; it has {len(inputs)} inputs"
-        )
+        raise ModelError(f"{source}: {name} must have integers, float scales and zero points, got {len(inputs)} inputs")
     values = inputs[0].astype(np.float32)
     parts = [part.astype(np.float32) for part in inputs[1:]]
     if any(part.shape != parts[0].shape for part in parts):
@@ -110,26 +108,26 @@ def _dequantized(node: Any, inputs: list[Array], source: str) -> Array:
         block, axis = _attribute(node, "block_size"), _attribute(node, "axis", 1)
         axis = axis + values.ndim if axis < 0 else axis
         good = 0 <= axis < values.ndim and block > 0
-        wanted = tuple(-(-n // block) if k == axis else n for k, n in enumerate(values.shape)) if good else ()
-        if not good or parts[0].shape != wanted:
+        expected = tuple(-(-n // block) if k == axis else n for k, n in enumerate(values.shape)) if good else ()
+        if not good or parts[0].shape != expected:
             raise ModelError(
                 f"{source}: {name} has shape {values.shape} and blocks of {block} along axis {axis}, "
                 f"but scales of shape {parts[0].shape}"
             )
         if values.shape[axis] % block == 0:
-            # Blocks get an axis of their own, so that nothing is repeated in memory.
+            # Give blocks an axis of their own, so that no scale is repeated in memory.
             split = (*values.shape[:axis], -1, block, *values.shape[axis + 1 :])
             return _scaled(values.reshape(split), [np.expand_dims(part, axis + 1) for part in parts]).reshape(
                 values.shape
             )
-        # Repeated by index: a block may be far longer than the axis.
+        # `take` rather than `repeat`, because a block may be far longer than the axis.
         places = np.arange(values.shape[axis]) // block
         parts = [part.take(places, axis=axis) for part in parts]
     return _scaled(values, parts)
 
 
 def _scaled(values: Array, parts: list[Array]) -> Array:
-    """(values − zero point) · scale in place; `parts` are scale and, perhaps, zero point."""
+    """Compute (values − zero point) · scale in place; `parts` are the scale and, optionally, the zero point."""
     if len(parts) == 2:
         values -= parts[1]
     values *= parts[0]
@@ -137,15 +135,15 @@ def _scaled(values: Array, parts: list[Array]) -> Array:
 
 
 def _reshaped(node: Any, computed: dict[str, Array], constants: dict[str, Any], source: str) -> Array:
-    array, wanted = computed[node.input[0]], read_tensor(constants[node.input[-1]], source)
-    if wanted.dtype.kind != "i" or wanted.size > 8:
+    array, new_shape = computed[node.input[0]], read_tensor(constants[node.input[-1]], source)
+    if new_shape.dtype.kind != "i" or new_shape.size > 8:
         name = plain_text(node.output[0])
-        raise ModelError(f"{source}: {name} has a shape of {wanted.size} numbers of type {wanted.dtype}")
-    shape = [int(size) for size in wanted.reshape(-1)]
+        raise ModelError(f"{source}: {name} has a shape of {new_shape.size} numbers of type {new_shape.dtype}")
+    shape = [int(size) for size in new_shape.reshape(-1)]
     try:
         shape = [array.shape[k] if size == 0 else size for k, size in enumerate(shape)]
         return array.reshape(shape)
     except (ValueError, IndexError):
         raise ModelError(
-            f"{source}: {plain_text(node.output[0])} cannot have shape {tuple(shape)}; it has {array.shape}"
+            f"{source}: {plain_text(node.output[0])} cannot be reshaped from {array.shape} to {tuple(shape)}"
         ) from None

@@ -1,4 +1,4 @@
-"""What an ONNX network wants to see, as far as its graph tells: the size of its input, and the scaling inside."""
+"""Infers the input an ONNX network expects from its graph: from the size of the input and the scaling inside."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from facespace.errors import ModelError
 from facespace.faces.input_spec import INPUT_SPECS, InputSpec
 from facespace.formats.onnx_model import parse_model, read_tensor
 
-_LARGEST = 4.0  # what a network is trained on lies within ±4, be it scaled by colour's mean and deviation
-_SMALLEST = 0.4  # and is spread over more than this
+_LARGEST = 4.0  # networks are trained on values within ±4, also if scaled by the mean and deviation of each colour
+_SMALLEST = 0.4  # and their range is at least this large
 _UINT8 = 2  # ONNX's number for the type
 _AFFINE = ("Sub", "Add", "Mul", "Div")
-_SAME = ("Identity", "Cast", "Transpose")  # what changes no number
-_DOMAINS = ("", "ai.onnx", "com.microsoft")  # of operators; others name functions that a file holds itself
+_SAME = ("Identity", "Cast", "Transpose")  # operators that change no value
+_DOMAINS = ("", "ai.onnx", "com.microsoft")  # of built-in operators; other domains are functions defined in the file
 _REORDER = ("Slice", "Gather", "Split")
 
 Numbers = npt.NDArray[np.float64]
 
 
 def spec_of_onnx(data: bytes, *, source: str) -> tuple[InputSpec, str]:
-    """The `InputSpec` of an ONNX network of images, and what told it, in words.
+    """Return the `InputSpec` of an ONNX network of images, and the reason in words.
 
-    112 px are ArcFace's, 160 px FaceNet's. Where the graph begins with arithmetic of its own, a·x + b, its numbers tell
-    what x is: if they bring 0 to 255 near ±1, plain colours; if they bring 0 to 1 there, colours divided by 255.
-    Raises `ModelError` where neither is so, and where the graph exchanges colours, as it does not say for which order.
+    112 px mean ArcFace, 160 px FaceNet. If the graph begins with arithmetic of its own, a·x + b, it shows what x is: if
+    0 to 255 is brought near ±1, x are plain colours; if 0 to 1 is, x are colours divided by 255. Raises `ModelError` in any
+    other case, and if the graph reorders colours, because the order it expects is then unknown.
     """
     graph = parse_model(data, source).graph
     constants = {tensor.name for tensor in graph.initializer}
@@ -39,33 +39,33 @@ def spec_of_onnx(data: bytes, *, source: str) -> tuple[InputSpec, str]:
     by_size = {spec.size: name for name, spec in INPUT_SPECS.items() if name not in ("facenet-2017", "sface")}
     preset = by_size.get(sides.pop()) if len(shape) == 4 and len(sides) == 1 else None
     if preset is None:
-        raise ModelError(f"{source}: its input does not tell what it was trained to see; {_ASK}")
+        raise ModelError(f"{source}: the input spec cannot be inferred from its input's shape; {_ASK}")
     spec = INPUT_SPECS[preset]
-    told = f"as its {spec.size} px input"
-    (scale, shift), reorders = beginning(graph, inputs[0].name)
+    reason = f"inferred from its {spec.size} px input"
+    (scale, shift), reorders = leading_scaling(graph, inputs[0].name)
     if reorders and inputs[0].type.tensor_type.elem_type != _UINT8:
-        raise ModelError(f"{source}: it exchanges colours, which does not tell in what order it wants them; {_ASK}")
+        raise ModelError(f"{source}: it reorders the colours, so the order it expects is unknown; {_ASK}")
     if any(inputs[0].name in node.input and node.domain not in _DOMAINS for node in graph.node):
-        raise ModelError(f"{source}: its image goes into a function of its own, which may scale it; {_ASK}")
+        raise ModelError(f"{source}: a function of its own reads the image and may scale it; {_ASK}")
     scaled = with_scaling(spec, scale, shift, source=source)
-    return scaled, f"{told} tells" if scaled == spec else f"{told} and the scaling inside it tell"
+    return scaled, reason if scaled == spec else f"{reason} and the scaling inside it"
 
 
 def graph_scaling(data: bytes, *, source: str) -> tuple[Numbers, Numbers]:
-    """The a and b of a·x + b that a TensorFlow 1 graph in ONNX computes of its images before all else."""
+    """Return the a and b of the a·x + b with which a TensorFlow 1 graph, translated to ONNX, begins."""
     graph = parse_model(data, source).graph
-    return beginning(graph, graph.input[0].name)[0] if graph.input else (np.ones(1), np.zeros(1))
+    return leading_scaling(graph, graph.input[0].name)[0] if graph.input else (np.ones(1), np.zeros(1))
 
 
 def spec_of_graph(scaling: tuple[Numbers, Numbers], *, source: str) -> tuple[InputSpec, str]:
-    """The same for a TensorFlow 1 graph: `facenet-2018`, the default, and plain colours where it scales them."""
-    spec, told = INPUT_SPECS["facenet-2018"], "the default for TensorFlow 1"
+    """Return the spec and the reason for a TensorFlow 1 graph: `facenet-2018`, with plain colours if it scales them."""
+    spec, reason = INPUT_SPECS["facenet-2018"], "the default for TensorFlow 1"
     scaled = with_scaling(spec, *scaling, source=source)
-    return scaled, told if scaled == spec else f"{told}, and the scaling inside it tells"
+    return scaled, reason if scaled == spec else f"{reason}, adapted to the scaling inside it"
 
 
 def scales(scale: Numbers, shift: Numbers) -> bool:
-    """Whether scale·x + shift is another than x.
+    """Return whether scale·x + shift differs from x.
 
     >>> scales(np.ones(1), np.zeros(1)), scales(np.ones(3), np.full(3, -127.5))
     (False, True)
@@ -74,9 +74,9 @@ def scales(scale: Numbers, shift: Numbers) -> bool:
 
 
 def with_scaling(spec: InputSpec, scale: Numbers, shift: Numbers, *, source: str) -> InputSpec:
-    """`spec` with the numbers a network wants that begins with scale·x + shift, as `beginning` finds it.
+    """Return `spec` with the standardization for a network that begins with scale·x + shift (see `leading_scaling`).
 
-    Itself where that is x. Raises `ModelError` where the numbers do not tell.
+    If scale·x + shift is x, return `spec` unchanged. Raises `ModelError` if the range of x cannot be inferred.
     """
     if not scales(scale, shift):
         return spec
@@ -90,26 +90,26 @@ def with_scaling(spec: InputSpec, scale: Numbers, shift: Numbers, *, source: str
 
 
 def _fits(scale: Numbers, shift: Numbers, largest: float) -> bool:
-    """Whether scale·x + shift makes of colours from 0 to `largest` what networks are trained on."""
+    """Return whether scale·x + shift brings colours from 0 to `largest` into the range that networks are trained on."""
     spread = scale * largest
     near_one = max(np.abs(shift).max(), np.abs(spread + shift).max()) <= _LARGEST and np.abs(spread).min() >= _SMALLEST
     with np.errstate(all="ignore"):
         middle = -shift / scale
-    if largest == 255:  # who takes off half of it and does not divide has such colours as well
+    if largest == 255:  # a shift by about half the range, without division, also means plain colours
         return bool(near_one or ((middle >= 64) & (middle <= 192)).all())
-    # Colours of 0 to 1 are told by their middle: any other shift may be of numbers that were scaled before.
+    # Colours of 0 to 1 must be shifted by about half their range; other values may have been scaled before.
     return bool(near_one and ((middle >= 0.3) & (middle <= 0.7)).all())
 
 
 _ASK = f"give --input-spec {'|'.join(INPUT_SPECS)}|FILE.json"
 
 
-@np.errstate(all="ignore")  # constants that are no finite numbers fit nothing
-def beginning(graph: Any, value: str) -> tuple[tuple[Numbers, Numbers], bool]:
-    """The a and b of a·x + b, each one number or one a channel, that a graph computes of its input before all else.
+@np.errstate(all="ignore")  # constants that are not finite never fit
+def leading_scaling(graph: Any, value: str) -> tuple[tuple[Numbers, Numbers], bool]:
+    """Return the a and b of the a·x + b with which a graph begins, each one number or one per channel.
 
-    Sub, Add, Mul and Div with constants are followed, and what changes no number. With it comes whether colours are
-    then, or in between, taken apart or put in another order.
+    Sub, Add, Mul and Div with constants are followed, and operators that change no value. The second result says whether
+    the colours are split or reordered there.
     """
     constants = _constants(graph)
     users: dict[str, list[Any]] = {}
@@ -118,7 +118,7 @@ def beginning(graph: Any, value: str) -> tuple[tuple[Numbers, Numbers], bool]:
             users.setdefault(name, []).append(node)
     scale, shift = np.ones(1), np.zeros(1)
     reorders = False
-    for _ in range(len(graph.node)):  # a graph that leads back to itself is none, but must not keep us
+    for _ in range(len(graph.node)):  # bounded, because a damaged graph may contain a cycle
         if len(users.get(value, ())) != 1:
             break
         (node,) = users[value]
@@ -145,7 +145,7 @@ def beginning(graph: Any, value: str) -> tuple[tuple[Numbers, Numbers], bool]:
 
 
 def _constants(graph: Any) -> dict[str, Numbers]:
-    """The constants of a graph, initializers and nodes, that are one number or three, one for each channel."""
+    """Return the constants of a graph, initializers and nodes, that have one number or three, one per channel."""
     found: dict[str, Numbers] = {}
 
     def keep(name: str, tensor: Any) -> None:
@@ -153,7 +153,7 @@ def _constants(graph: Any) -> dict[str, Numbers]:
             try:
                 found[name] = read_tensor(tensor, name).astype(np.float64).reshape(-1)
             except ModelError:
-                return  # of a type that is not read: no number to reckon with
+                return  # an unsupported type cannot be part of the scaling
 
     for tensor in graph.initializer:
         keep(tensor.name, tensor)

@@ -1,8 +1,7 @@
 """Writes and reads ONNX models with google.protobuf alone.
 
-The `onnx` package is a build tool of tens of megabytes; what recognising needs of the format is seven
-messages. They are declared here from the public schema (onnx.proto, IR version 8) and nothing else of it
-is understood.
+The `onnx` package has tens of megabytes, but recognition needs only a few messages of the format. They are declared here
+from the public schema (onnx.proto, IR version 8); everything else in the schema is ignored.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ OPSET = 13
 IR_VERSION = 8
 
 
-# message → (field, number, type); a type ending in * repeats, any other word names a message above it.
+# message → (field, number, type); a type ending in * is repeated; a type that is not a scalar names a message.
 _ONNX = {
     "Tensor": [
         ("dims", 1, "int64*"),
@@ -95,7 +94,7 @@ _Model, _Node = message_classes("facespace.onnx", _ONNX, "Model", "Node")
 
 
 class GraphBuilder:
-    """Builds one ONNX graph node by node; every method returns the name of the value it made.
+    """Builds one ONNX graph node by node; the methods return the names of the values they add.
 
     >>> graph = GraphBuilder()
     >>> x = graph.input("x", np.float32, ["n", 2])
@@ -117,7 +116,7 @@ class GraphBuilder:
         return f"{stem}_{self._count}"
 
     def input(self, name: str, dtype: npt.DTypeLike, shape: Sequence[int | str]) -> str:
-        """Declare an input; a size given as a word is free."""
+        """Declare an input; a size given as a string is free."""
         describe(self._graph.input.add(name=name), dtype, shape)
         return name
 
@@ -139,13 +138,13 @@ class GraphBuilder:
         return output
 
     def serialize(self) -> bytes:
-        """The model as an ONNX file holds it."""
+        """Return the model as the bytes of an ONNX file."""
         data: bytes = self._model.SerializeToString()
         return data
 
 
 def new_node(op: str, output: str, inputs: Sequence[str], attributes: Mapping[str, Any]) -> Any:
-    """A NodeProto with one output; attributes are int, float, str or sequences of int."""
+    """Return a NodeProto with one output; attributes are int, float, str or sequences of int."""
     node = _Node(op_type=op, name=output, input=inputs, output=[output])
     for key, value in attributes.items():
         attribute = node.attribute.add(name=key)
@@ -162,7 +161,7 @@ def new_node(op: str, output: str, inputs: Sequence[str], attributes: Mapping[st
 
 
 def add_tensor(graph: Any, name: str, array: npt.NDArray[Any]) -> None:
-    """Write an array into a GraphProto as its constant `name`."""
+    """Add an array to a GraphProto as its constant `name`."""
     tensor = graph.initializer.add(name=name)
     tensor.dims.extend(array.shape)
     tensor.data_type = _DTYPES[array.dtype]
@@ -170,7 +169,7 @@ def add_tensor(graph: Any, name: str, array: npt.NDArray[Any]) -> None:
 
 
 def describe(info: Any, dtype: npt.DTypeLike, shape: Sequence[int | str]) -> None:
-    """Give a ValueInfoProto its type and shape; a size given as a word is free."""
+    """Set the type and shape of a ValueInfoProto; a size given as a string is free."""
     tensor = info.type.tensor_type
     tensor.elem_type = _DTYPES[np.dtype(dtype)]
     for size in shape:
@@ -181,14 +180,14 @@ def describe(info: Any, dtype: npt.DTypeLike, shape: Sequence[int | str]) -> Non
 
 
 def copied(message: Any) -> Any:
-    """A copy of a protobuf message, which outlives the list that the message is removed from."""
+    """Return a copy of a protobuf message, which stays valid when the message is removed from its list."""
     copy = type(message)()
     copy.CopyFrom(message)
     return copy
 
 
 def parse_model(data: bytes, source: str) -> Any:
-    """The parsed ModelProto of an ONNX file; `ModelError` names `source` when it is not one."""
+    """Return the parsed ModelProto of an ONNX file; raises `ModelError`, which names `source`, if it is not one."""
     model = _Model()
     try:
         check_message_count(data, _ONNX, "Model")
@@ -201,18 +200,18 @@ def parse_model(data: bytes, source: str) -> Any:
 
 
 def read_weights(data: bytes, source: str) -> dict[str, npt.NDArray[Any]]:
-    """The constants (initializers) of an ONNX file by name."""
+    """Return the constants (initializers) of an ONNX file by name."""
     return {tensor.name: read_tensor(tensor, source) for tensor in parse_model(data, source).graph.initializer}
 
 
 def element_size(data_type: int) -> int | None:
-    """The bytes of one number of that type of ONNX's; None for a type that is not read."""
+    """Return the size in bytes of one number of an ONNX type; None for an unsupported type."""
     dtype = _FROM_CODE.get(data_type)
     return None if dtype is None else dtype.itemsize
 
 
 def read_tensor(tensor: Any, source: str) -> npt.NDArray[Any]:
-    """The array in a TensorProto; `ModelError` names `source` when it is damaged or of a type that is not read."""
+    """Return the array in a TensorProto; raises `ModelError`, which names `source`, if it is damaged or unsupported."""
     dtype, name = _FROM_CODE.get(tensor.data_type), plain_text(tensor.name)
     if dtype is None:
         raise ModelError(f"{source}: constant {name} has the unsupported type {tensor.data_type}")

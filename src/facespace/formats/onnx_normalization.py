@@ -1,4 +1,4 @@
-"""ONNX files as other programs write them, made ones that every runtime takes: one file, one input, one output."""
+"""Rewrites ONNX files of other programs so that every runtime accepts them: one file, one input, one output."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from facespace.io.protobuf import MAX_WEIGHTS
 from facespace.io.text import plain_text
 
 _EXTERNAL = 1  # ONNX's number for data in another file
-_FEWEST = 32  # numbers an output has at least to be taken for an embedding among several
+_MIN_DIMENSION = 32  # of the output that is chosen as the embedding among several
 
 
 @dataclass(frozen=True, slots=True)
 class OnnxFile:
-    """A model as one file, the SHA-256 of all it was made of, and remarks for the user, a line each."""
+    """A model as one file, the SHA-256 of all files it was made of, and remarks for the user, one line each."""
 
     data: bytes
     fingerprint: str
@@ -31,14 +31,14 @@ class OnnxFile:
 
 
 def open_onnx(path: Path, data: bytes) -> OnnxFile:
-    """The ONNX model of which `data` is the file at `path`, so that every runtime takes it and nothing else is needed.
+    """Return the ONNX model at `path`, whose content is `data`, as a single file that every runtime accepts.
 
-    Weights that lie in files beside it are put into it. Constants are no inputs any more (as old files list them),
-    images and features in float16 become float32 at the model's two ends, of several outputs the one that can be an
-    embedding stays, and the number of crops is free where the file does not say it, or one where a crop's features
-    would depend on the others in its batch (DynamicQuantizeLinear). Weights quantised by blocks become float32. A file in which there is nothing to do stays as it
-    is. The fingerprint of one file is its SHA-256; where there are more, that of the file followed by theirs, by name.
-    Raises `ModelError`.
+    Weights in files next to it are merged into it. Constants are removed from the inputs, where old files list them.
+    Images and features in float16 or float64 become float32 by casts at both ends of the model. Of several outputs the one
+    that can be an embedding is kept. The batch size becomes free if the file does not fix it, or one if a crop's features
+    would depend on the others in its batch (DynamicQuantizeLinear). Block-quantised weights become float32. A file that
+    needs no change is returned unchanged. The fingerprint of one file is its SHA-256; with external files, it is the SHA-256
+    of the model's bytes followed by the files' SHA-256 in the order of their names. Raises `ModelError`.
     """
     source = str(path)
     model = parse_model(data, source)
@@ -47,7 +47,7 @@ def open_onnx(path: Path, data: bytes) -> OnnxFile:
     if files:
         for content in files.values():
             digest.update(hashlib.sha256(content).digest())
-        remarks.append(f"its weights beside it ({', '.join(plain_text(name) for name in files)}) are put into it")
+        remarks.append(f"its external weights ({', '.join(plain_text(name) for name in files)}) are merged into it")
     changed = bool(files)
     if is_block_quantized(graph):
         dequantize_blocks(graph, source)
@@ -58,39 +58,39 @@ def open_onnx(path: Path, data: bytes) -> OnnxFile:
         _choose_output(graph, source)
         changed |= len(graph.output) < n_outputs
         if graph.output[0].name != first:
-            remarks.append(f"of its outputs {plain_text(graph.output[0].name)} is taken for the embedding")
+            remarks.append(f"its output {plain_text(graph.output[0].name)} is used as the embedding")
     if len(graph.input) == 1 and len(graph.output) > 0:
         changed |= _free_batch(graph)
         changed |= _take_float32(graph)
         if any(node.op_type == "DynamicQuantizeLinear" for node in graph.node) and not _batch(graph.input[0]):
             _set_batch_of_one(graph)
-            remarks.append("it scales each batch by what is in it, so one crop is computed at a time")
+            remarks.append("its scaling depends on the whole batch, so one crop is computed at a time")
             changed = True
     return OnnxFile(model.SerializeToString() if changed else data, digest.hexdigest(), remarks)
 
 
 def with_batch_of_one(data: bytes, *, source: str) -> bytes:
-    """The ONNX model as one that says it takes one image at a time."""
+    """Return the ONNX model with its batch size set to one."""
     model = parse_model(data, source)
     _set_batch_of_one(model.graph)
     return bytes(model.SerializeToString())
 
 
-# --- weights beside the file ------------------------------------------------------------------------------------------
+# --- external weights -------------------------------------------------------------------------------------------------
 
 
 def _merge_external(model: Any, path: Path, n_bytes: int) -> dict[str, bytes]:
-    """Put weights into the model that lie in files beside it; returns those files' content by name."""
-    wanted = [(tensor, _place(tensor, path)) for tensor in _tensors(model.graph) if tensor.data_location == _EXTERNAL]
-    paths = {name: _beside(path, name) for name in sorted({name for _, (name, _, _) in wanted})}
+    """Merge weights from files next to the model into it; return those files' content by name."""
+    external = [(tensor, _place(tensor, path)) for tensor in _tensors(model.graph) if tensor.data_location == _EXTERNAL]
+    paths = {name: _external_file(path, name) for name in sorted({name for _, (name, _, _) in external})}
     sizes = {name: file.stat().st_size for name, file in paths.items()}
     total = n_bytes
-    for index, (tensor, (name, offset, length)) in enumerate(wanted):
+    for index, (tensor, (name, offset, length)) in enumerate(external):
         length = max(sizes[name] - offset, 0) if length is None else length
         if offset + length > sizes[name]:
             raise ModelError(
                 f"{path}: constant {plain_text(tensor.name)} ends at byte {offset + length} of "
-                f"{plain_text(name)}, which has {sizes[name]}; the two files do not belong together"
+                f"{plain_text(name)}, which has {sizes[name]} bytes; the two files do not belong together"
             )
         size = element_size(tensor.data_type)
         if size is not None and length != size * math.prod(tensor.dims):
@@ -98,14 +98,12 @@ def _merge_external(model: Any, path: Path, n_bytes: int) -> dict[str, bytes]:
                 f"{path}: constant {plain_text(tensor.name)} has {length} bytes in {plain_text(name)} for shape "
                 f"{tuple(tensor.dims)}; the two files do not belong together"
             )
-        wanted[index] = tensor, (name, offset, length)
+        external[index] = tensor, (name, offset, length)
         total += length
     if max(total, n_bytes + sum(sizes.values())) > MAX_WEIGHTS:
-        raise ModelError(
-            f"{path}: more than {MAX_WEIGHTS} bytes with its weights; a model in one file has at most that"
-        )
+        raise ModelError(f"{path}: a model must have at most {MAX_WEIGHTS} bytes with its external weights, got more")
     files = {name: file.read_bytes() for name, file in paths.items()}
-    for tensor, (name, offset, length) in wanted:
+    for tensor, (name, offset, length) in external:
         tensor.raw_data = files[name][offset : offset + (length or 0)]
         tensor.data_location = 0
         del tensor.external_data[:]
@@ -120,34 +118,35 @@ def _tensors(graph: Any) -> Iterator[Any]:
 
 
 def _place(tensor: Any, path: Path) -> tuple[str, int, int | None]:
-    """The file, the first byte and, where it is said, the number of bytes of a constant."""
+    """Return the file, the first byte and, if it is given, the number of bytes of a constant."""
     entries = {entry.key: entry.value for entry in tensor.external_data}
     name = entries.get("location", "")
     if name in ("", ".", "..") or any(letter in name for letter in "/\\:\0"):
         raise ModelError(
-            f"{path}: wants weights in a file beside it, constant {plain_text(tensor.name)} is in {plain_text(name)!r}"
+            f"{path}: external weights must be in a file next to it, got {plain_text(name)!r} for constant "
+            f"{plain_text(tensor.name)}"
         )
     numbers: list[int | None] = []
     for key in ("offset", "length"):
         text = entries.get(key, "")
         if len(text) > 18 or (text and not (text.isascii() and text.isdigit())):
             raise ModelError(
-                f"{path}: constant {plain_text(tensor.name)} has the {key} {plain_text(text[:40])!r} in a file"
+                f"{path}: constant {plain_text(tensor.name)} has the invalid {key} {plain_text(text[:40])!r}"
             )
         numbers.append(int(text) if text else None)
     return name, numbers[0] or 0, numbers[1]
 
 
-def _beside(path: Path, name: str) -> Path:
-    """The file of that name in the model's folder; a link may lead to another only where the model's own file lies."""
+def _external_file(path: Path, name: str) -> Path:
+    """Return the file `name` in the model's folder; a link may only lead into the folder of the model's real file."""
     file = path.parent / name
     try:
         regular = stat.S_ISREG(file.stat().st_mode)
     except OSError:
-        raise ModelError(f"{path}: its weights are in {plain_text(name)}, which is not beside it; bring both") from None
+        raise ModelError(f"{path}: its weights are in {plain_text(name)}, which is missing; copy both files") from None
     folders = {os.path.realpath(path.parent), os.path.dirname(os.path.realpath(path))}
     if not regular or os.path.dirname(os.path.realpath(file)) not in folders:
-        raise ModelError(f"{path}: its weights are in {plain_text(name)}, which is no file of the folder it lies in")
+        raise ModelError(f"{path}: its weights are in {plain_text(name)}, which is not a file in the same folder")
     return file
 
 
@@ -166,12 +165,12 @@ def _drop_constant_inputs(model: Any) -> bool:
     if len(kept) == len(graph.input):
         return False
     _keep(graph.input, kept)
-    model.ir_version = max(model.ir_version, 4)  # before, every constant had to be an input
+    model.ir_version = max(model.ir_version, 4)  # before version 4 every constant had to be an input
     return True
 
 
 def _choose_output(graph: Any, source: str) -> None:
-    """Of several outputs keep the one that can be an embedding; where none says its shape, all stay."""
+    """Keep the only output that can be an embedding; if no output has such a shape, keep all."""
     shapes = {
         value.name: [dim.dim_value or dim.dim_param or "?" for dim in value.type.tensor_type.shape.dim]
         for value in graph.output
@@ -179,25 +178,25 @@ def _choose_output(graph: Any, source: str) -> None:
     fitting = [
         value
         for value in graph.output
-        if len(shape := shapes[value.name]) == 2 and isinstance(shape[1], int) and shape[1] >= _FEWEST
+        if len(shape := shapes[value.name]) == 2 and isinstance(shape[1], int) and shape[1] >= _MIN_DIMENSION
     ]
     if len(fitting) > 1:
         named = ", ".join(f"{plain_text(value.name)} {shapes[value.name]}" for value in fitting)
         raise ModelError(
-            f"{source}: wants one output of features, the network has {named}; write the file with the embedding alone"
+            f"{source}: the network must have one output of features, got {named}; export it with the embedding alone"
         )
     if fitting:
         _keep(graph.output, fitting)
 
 
 def _batch(value: Any) -> int:
-    """How many images an input takes; 0 where that is free."""
+    """Return the batch size of an input; 0 if it is free."""
     dims = value.type.tensor_type.shape.dim
     return max(dims[0].dim_value, 0) if dims else 0
 
 
 def _free_batch(graph: Any) -> bool:
-    """Where the number of images is not said it is free, and so is that of features; −1 and 0 say nothing."""
+    """Make the batch size of images and features free if the file does not fix it; −1 and 0 do not fix it."""
     images = graph.input[0].type.tensor_type.shape.dim
     if not images or _batch(graph.input[0]):
         return False
@@ -214,11 +213,11 @@ def _set_batch_of_one(graph: Any) -> None:
         if value.type.tensor_type.shape.dim:
             value.type.tensor_type.shape.dim[0].dim_param = ""
             value.type.tensor_type.shape.dim[0].dim_value = 1
-    del graph.value_info[:]  # shapes within, which may name the number of images
+    del graph.value_info[:]  # shapes inside the network, which may contain the batch size
 
 
 def _take_float32(graph: Any) -> bool:
-    """Images and features in float16 or float64 cast from and to float32, the type everything else here has."""
+    """Cast images and features in float16 or float64 from and to float32, which the rest of the project uses."""
     names = {name for node in graph.node for name in [*node.input, *node.output]}
     names |= {value.name for value in [*graph.input, *graph.output]}
     narrow = (HALF, DOUBLE)
@@ -238,8 +237,8 @@ def _take_float32(graph: Any) -> bool:
     return changed
 
 
-def _fresh(wanted: str, names: set[str]) -> str:
-    while wanted in names:
-        wanted += "_"
-    names.add(wanted)
-    return wanted
+def _fresh(name: str, names: set[str]) -> str:
+    while name in names:
+        name += "_"
+    names.add(name)
+    return name

@@ -1,7 +1,7 @@
-"""PRelu written so that ONNX Runtime's own kernels compute it fast.
+"""Rewrites PRelu as operators that ONNX Runtime computes faster.
 
-ONNX Runtime stores the values of convolutions in blocks of channels, but its PRelu does not read blocks, so that it
-rearranges all values before and after each one. What a PRelu is made of here stays in blocks.
+ONNX Runtime stores the values of convolutions in blocks of channels, but its PRelu does not support blocks, so it
+rearranges all values before and after each PRelu. The operators used here work on blocks.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ _BROADCASTING_OPSET = 7
 
 
 def with_split_prelu(model: bytes, source: str) -> bytes:
-    """The same ONNX network with each PRelu of one slope a channel as multiplications, Relu and an addition.
+    """Return the ONNX network with each PRelu of one slope per channel as multiplications, Relu and an addition.
 
-    PRelu(x) = a·x + relu((1 − a)·x) for a slope a ≤ 1, and a·x − relu((a − 1)·x) for a > 1. Where one convolution alone
-    reads the result, that takes the minus into its weights, and −PRelu(x) = −a·x + relu((a − 1)·x) is computed. Only
-    slopes in float32 are split, and only where operators broadcast (opset 7 and later); a model without them is returned
-    as it is. Raises `ModelError` naming `source` for what is not an ONNX model.
+    PRelu(x) = a·x + relu((1 − a)·x) for a slope a ≤ 1, and a·x − relu((a − 1)·x) for a > 1. If one convolution is the only
+    reader of the result, −PRelu(x) = −a·x + relu((a − 1)·x) is computed and the sign moves into its weights. Only slopes in
+    float32 are split, and only from opset 7 on, where operators broadcast; any other model is returned unchanged. Raises
+    `ModelError`, which names `source`, if `model` is not an ONNX model.
     """
     if b"PRelu" not in model:
         return model
@@ -61,9 +61,9 @@ def with_split_prelu(model: bytes, source: str) -> bytes:
 
 
 def _take_signs(graph: Any, value: str, signs: npt.NDArray[np.int64], stem: str, source: str) -> bool:
-    """Multiply the weights by which a convolution reads `value` by a sign a channel; whether there is such a convolution.
+    """Multiply the weights of the convolution that reads `value` by one sign per channel; return whether that was possible.
 
-    It must be the only reader of the value, and its weights constants that nothing else reads.
+    The convolution must be the only reader of `value` and of its own weights, which must be constant.
     """
     readers = [node for node in graph.node if value in node.input]
     if len(readers) != 1 or readers[0].op_type != "Conv" or readers[0].input[0] != value:
@@ -78,7 +78,7 @@ def _take_signs(graph: Any, value: str, signs: npt.NDArray[np.int64], stem: str,
     n_channels = weights.shape[1] * groups
     if weights.ndim != 4 or signs.size != n_channels or signs.shape[-3:] != (n_channels, 1, 1):
         return False
-    # Input channel j of group g is channel g·(C/groups) + j; the outputs of a group follow each other.
+    # Input channel j of group g is channel g·(C/groups) + j; the outputs of a group are contiguous.
     of_group = signs.reshape(groups, 1, weights.shape[1], 1, 1)
     flipped = (weights.reshape(groups, -1, *weights.shape[1:]) * of_group).reshape(weights.shape)
     graph.initializer.remove(constants[0])

@@ -1,4 +1,4 @@
-"""Puts what belongs around a network into its ONNX graph: the arithmetic of its `InputSpec`, and unit length."""
+"""Adds preprocessing and postprocessing to an ONNX graph: the arithmetic of its `InputSpec`, and unit length."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _FLOOR = 1e-10  # a shorter vector is divided by this instead of its length
 
 
 def with_preprocessing(data: bytes, spec: InputSpec, *, source: str, unit: bool) -> bytes:
-    """An ONNX model of preprocessed images as one of uint8 crops (N,S,S,3) RGB, S = `spec.size`.
+    """Turn an ONNX model of preprocessed images into one of uint8 crops (N,S,S,3) RGB, S = `spec.size`.
 
-    What `spec.preprocess` computes comes before the network, and with `unit` the division of its first output by
-    its length after it (output `embeddings`). Other outputs are left out. A model that takes uint8 crops already is
-    returned as it is. Raises `ModelError` where it is no network of images, (N,3,S,S) or (N,S,S,3) float32, or where
-    its size is not that of `spec`.
+    The computation of `spec.preprocess` is added before the network and, with `unit`, the division of its first output by
+    its length after it (output `embeddings`). Other outputs are removed. A model that already takes uint8 crops is
+    returned unchanged. Raises `ModelError` if the input is not images, (N,3,S,S) or (N,S,S,3) float32, or if its size
+    differs from that of `spec`.
     """
     model = parse_model(data, source)
     graph = model.graph
@@ -31,14 +31,14 @@ def with_preprocessing(data: bytes, spec: InputSpec, *, source: str, unit: bool)
     inputs = [value for value in graph.input if value.name not in constants]
     if len(inputs) != 1 or not graph.output:
         names = ", ".join(value.name for value in inputs)
-        raise ModelError(f"{source}: wants one input of images and an output, the network has the inputs {names}")
+        raise ModelError(f"{source}: the network must have one input of images and an output, got the inputs {names}")
     shape = _shape(inputs[0])
     channels_first = _channels_first(shape, spec, source)
     kind = inputs[0].type.tensor_type.elem_type
     if kind == UINT8 and not channels_first:
         return data
     if kind != FLOAT:
-        raise ModelError(f"{source}: wants images in float32, the network's input {inputs[0].name} has type {kind}")
+        raise ModelError(f"{source}: the input {inputs[0].name} must be float32 images, got type {kind}")
 
     taken = {value.name for value in [*graph.input, *graph.output]} | constants
     taken.update(name for node in graph.node for name in [*node.input, *node.output])
@@ -67,12 +67,12 @@ def with_preprocessing(data: bytes, spec: InputSpec, *, source: str, unit: bool)
         describe(graph.output.add(name=writer.result), np.float32, [batch, *dimensions[1:]])
     else:
         del graph.output[1:]
-    model.ir_version = max(model.ir_version, 4)  # older ones list every constant as an input
+    model.ir_version = max(model.ir_version, 4)  # before version 4 every constant had to be an input
     return bytes(model.SerializeToString())
 
 
 class _Writer:
-    """New operators of one graph, in the forms its version of the operators has."""
+    """Creates new operators for one graph in the form that its opset requires."""
 
     def __init__(self, model: Any, names: set[str]) -> None:
         self.graph = model.graph
@@ -81,8 +81,7 @@ class _Writer:
         self.nodes: list[Any] = []
         self.result = ""
 
-    def fresh(self, wanted: str) -> str:
-        name = wanted
+    def fresh(self, name: str) -> str:
         while name in self.names:
             name += "_"
         self.names.add(name)
@@ -102,7 +101,7 @@ class _Writer:
         return output
 
     def reduce(self, op: str, value: str, axes: Sequence[int]) -> str:
-        """A reduction that keeps its dimensions; its axes moved from attributes to inputs at two different versions."""
+        """Add a reduction that keeps its dimensions; from opset 13 or 18 on its axes are an input, not an attribute."""
         if self.opset >= (13 if op == "ReduceSum" else 18):
             return self.node(op, [value, self.constant(np.array(axes, np.int64))], keepdims=1)
         return self.node(op, [value], axes=list(axes), keepdims=1)
@@ -133,9 +132,9 @@ def _shape(value: Any) -> list[int | str]:
 
 def _channels_first(shape: Sequence[int | str], spec: InputSpec, source: str) -> bool:
     if len(shape) != 4 or (shape[1] != 3 and shape[3] != 3):
-        raise ModelError(f"{source}: wants an input (N,3,H,W) or (N,H,W,3), the network has {list(shape)}")
+        raise ModelError(f"{source}: the input must be (N,3,H,W) or (N,H,W,3), got {list(shape)}")
     channels_first = shape[3] != 3
     for side in shape[2:] if channels_first else shape[1:3]:
         if isinstance(side, int) and side != spec.size:
-            raise ModelError(f"{source}: its input is {side} px, its input spec says {spec.size}")
+            raise ModelError(f"{source}: its input must have {spec.size} px as in its input spec, got {side} px")
     return channels_first

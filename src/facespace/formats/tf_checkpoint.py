@@ -1,6 +1,6 @@
-"""The folder a TensorFlow 1 trainer leaves (`.meta`, `.index`, `.data-…`, `checkpoint`) as a graph with its weights.
+"""Reads the folder of a TensorFlow 1 trainer (`.meta`, `.index`, `.data-…`, `checkpoint`) as a graph with its weights.
 
-What freezing in TensorFlow makes of it, made here: the graph of inference alone, its variables constants.
+The result is the same as from freezing in TensorFlow: only the graph of inference, with its variables as constants.
 """
 
 from __future__ import annotations
@@ -33,80 +33,81 @@ from facespace.io.checksums import sha256_of
 from facespace.io.protobuf import message_class
 from facespace.io.text import plain_text
 
-MAX_META_BYTES = 2**26  # far more than the graph of a face network takes, its training included
+MAX_META_BYTES = 2**26  # far more than the graph of a face network takes, including its training
 _MetaGraph = message_class("facespace.tensorflow.meta", {"MetaGraph": [("graph_def", 2, "bytes")]}, "MetaGraph")
 
 _TYPES = [np.dtype(code) for code in ("<f2", "<f4", "<f8", "<i4", "<i8", "?")]
 _NAMED = re.compile(rb'^\s*model_checkpoint_path\s*:\s*"((?:[^"\\\n]|\\.)*)"', re.MULTILINE)
-_ESCAPED = re.compile(rb"\\(?:([0-7]{1,3})|([^0-7]))")  # TensorFlow writes what is not ASCII as octal bytes
+_ESCAPED = re.compile(rb"\\(?:([0-7]{1,3})|([^0-7]))")  # TensorFlow writes non-ASCII bytes in octal
 _MAX_PARTS = 1000
 _PART = re.compile(r"(.+)/part_(0|[1-9][0-9]{0,2})")
 _SAVED = re.compile(r"(model-.+\.ckpt-([0-9]{1,18}))(\.index)?")
 
 
 def is_checkpoint_folder(folder: str | os.PathLike[str]) -> bool:
-    """Whether a TensorFlow 1 trainer may have left this folder: there is a `.meta` in it."""
+    """Return whether a TensorFlow 1 trainer may have written this folder, that is whether it contains a `.meta`."""
     with os.scandir(folder) as entries:
         return any(entry.name.endswith(".meta") for entry in entries)
 
 
 def checkpoint_digest(folder: str | os.PathLike[str]) -> str:
-    """SHA-256 over the checkpoints' data files in a folder, in the order of their names."""
+    """Return the SHA-256 over the checkpoints' data files in a folder, in the order of their names."""
     paths = (os.path.join(folder, name) for name in sorted(os.listdir(folder)) if ".data-" in name)
     return sha256_of(*filter(os.path.isfile, paths))
 
 
 def find_checkpoint(folder: str | os.PathLike[str]) -> tuple[str, str]:
-    """The meta graph in a folder, and the prefix of its newest checkpoint's files.
+    """Return the path of the meta graph in a folder, and the prefix of its newest checkpoint's files.
 
-    As the 2018 programs choose: the only `.meta`; the checkpoint that the file `checkpoint` names, else the
-    `model-….ckpt-N` of the highest N. Only the last part of that name counts: the trainer may have run elsewhere.
-    Beyond them, of several `.meta` the checkpoint's own, and the only checkpoint by whatever name. Raises `ModelError`.
+    Like the 2018 programs, it chooses the only `.meta`, and the checkpoint that the file `checkpoint` names, else the
+    `model-….ckpt-N` with the highest N. Only the last part of that name counts, because the trainer may have run elsewhere.
+    Unlike them, it also accepts several `.meta`, if one has the checkpoint's name, and a single checkpoint of any name.
+    Raises `ModelError`.
     """
     folder = os.fspath(folder)
     shown = plain_text(folder)
     try:
         names = sorted(os.listdir(folder))
     except OSError as error:
-        raise ModelError(f"{shown}: {error.strerror}; wanted the folder of a TensorFlow checkpoint") from None
+        raise ModelError(f"{shown}: {error.strerror}; expected the folder of a TensorFlow checkpoint") from None
     metas = [name for name in names if name.endswith(".meta")]
     if not metas:
-        raise ModelError(f"{shown}: wanted one .meta, which holds the graph of the model; found none{_instead(names)}")
+        raise ModelError(f"{shown}: expected one .meta, which contains the model's graph, got none{_hint(names)}")
     chosen = _named_checkpoint(os.path.join(folder, "checkpoint")) if "checkpoint" in names else None
     if chosen is not None:
         if not {chosen, f"{chosen}.index"} & set(names):
             raise ModelError(
-                f"{shown}: its file `checkpoint` names {plain_text(chosen)}, of which there is no .index; fetch it, "
-                "or remove `checkpoint` to take the newest there is"
+                f"{shown}: its file `checkpoint` names {plain_text(chosen)}, whose .index is missing; copy it here, "
+                "or remove `checkpoint` to use the newest checkpoint"
             )
     else:
         saved = [match for match in map(_SAVED.fullmatch, names) if match]
         indexes = [name.removesuffix(".index") for name in names if name.endswith(".index")]
         if not saved and len(indexes) != 1:
             raise ModelError(
-                f"{shown}: wanted a checkpoint, model-….ckpt-N.index and its .data files; found "
+                f"{shown}: expected a checkpoint, model-….ckpt-N.index and its .data files, got "
                 f"{'several, and no file `checkpoint` that names one' if indexes else 'none'}"
             )
         chosen = max(saved, key=lambda match: int(match[2]))[1] if saved else indexes[0]
-    meta = metas[0] if len(metas) == 1 else f"{chosen}.meta"  # a trainer may write one beside every checkpoint
+    meta = metas[0] if len(metas) == 1 else f"{chosen}.meta"  # a trainer may write one for every checkpoint
     if meta not in metas:
         found = f"{len(metas)}: {', '.join(map(plain_text, metas[:4]))}"
         raise ModelError(
-            f"{shown}: wanted one .meta, which holds the graph of the model, or one of the checkpoint "
-            f"{plain_text(chosen)}; found {found}"
+            f"{shown}: expected one .meta, which contains the model's graph, or one for the checkpoint "
+            f"{plain_text(chosen)}, got {found}"
         )
     return os.path.join(folder, meta), os.path.join(folder, chosen)
 
 
-def _instead(names: list[str]) -> str:
+def _hint(names: list[str]) -> str:
     if "saved_model.pb" in names:
-        return "; a SavedModel of TensorFlow 2 is not opened, only what TensorFlow 1 trainers leave"
+        return "; a SavedModel of TensorFlow 2 is not supported, only checkpoints of TensorFlow 1"
     graphs = [name for name in names if name.endswith(".pb")]
     return f"; give the frozen graph itself, {plain_text(graphs[0])}" if len(graphs) == 1 else ""
 
 
 def _named_checkpoint(path: str) -> str | None:
-    """The last part of the name in a `checkpoint` file (protobuf text); None where it holds none."""
+    """Return the last part of the name in a `checkpoint` file (protobuf text); None if there is none."""
     match = _NAMED.search(_read_at_most(path, 2**16))
     if match is None:
         return None
@@ -116,23 +117,23 @@ def _named_checkpoint(path: str) -> str | None:
 
 
 def _read_at_most(path: str, n_bytes: int) -> bytes:
-    """The beginning of a file; a pipe or device, whose reading might never end, is none."""
+    """Return the first bytes of a regular file; raises `ModelError` for pipes and devices, which might never end."""
     try:
         if not os.path.isfile(path):
-            raise ModelError(f"{plain_text(path)}: no such file, or no regular one; a checkpoint's folder has it")
+            raise ModelError(f"{plain_text(path)}: missing or not a regular file; the folder of a checkpoint needs it")
         with open(path, "rb") as file:
-            return file.read(min(os.fstat(file.fileno()).st_size, n_bytes))  # as much memory is taken as is asked for
+            return file.read(min(os.fstat(file.fileno()).st_size, n_bytes))  # `read` allocates what it is asked for
     except OSError as error:
         raise ModelError(f"{plain_text(path)}: {error.strerror}") from None
 
 
 def read_meta_graph(path: str | os.PathLike[str]) -> Graph:
-    """The nodes of the graph in a `.meta` file by name; raises `ModelError`."""
+    """Return the nodes of the graph in a `.meta` file by name; raises `ModelError`."""
     path = os.fspath(path)
     shown = plain_text(path)
     data = _read_at_most(path, MAX_META_BYTES + 1)
     if len(data) > MAX_META_BYTES:
-        raise ModelError(f"{shown}: more than {MAX_META_BYTES} bytes, which no meta graph of a face network has")
+        raise ModelError(f"{shown}: a meta graph must have at most {MAX_META_BYTES} bytes, got more")
     meta = _MetaGraph()
     try:
         meta.ParseFromString(data)
@@ -142,9 +143,9 @@ def read_meta_graph(path: str | os.PathLike[str]) -> Graph:
 
 
 def frozen(graph: Graph, bundle: TensorBundle, *, source: str, output: str = "embeddings") -> Graph:
-    """What inference needs of `graph`, with the variables of `bundle` as constants: `tf_to_onnx.to_onnx` takes it.
+    """Return the inference part of `graph` with the variables of `bundle` as constants, for `tf_to_onnx.to_onnx`.
 
-    Floating-point variables become float32. Only those that inference needs are read. `ModelError` names `source`, or
+    Floating-point variables become float32. Only variables that inference needs are read. A `ModelError` names `source` or
     the checkpoint's file.
     """
     needed = inference_graph(graph, output, source)
@@ -164,7 +165,7 @@ def frozen(graph: Graph, bundle: TensorBundle, *, source: str, output: str = "em
 
 
 def read_checkpoint(folder: str | os.PathLike[str], *, output: str = "embeddings") -> Graph:
-    """The model in a folder as a frozen graph: what inference needs to compute `output`, weights as constants.
+    """Return the model in a folder as a frozen graph: the nodes that compute `output`, with weights as constants.
 
     Raises `ModelError`.
     """
@@ -173,7 +174,7 @@ def read_checkpoint(folder: str | os.PathLike[str], *, output: str = "embeddings
 
 
 def variables(folder: str | os.PathLike[str], *, output: str = "embeddings") -> dict[str, npt.NDArray[Any]]:
-    """The weights by variable name that inference needs to compute `output`, as they were stored.
+    """Return the weights that inference needs to compute `output`, by variable name, in their stored types.
 
     Raises `ModelError`.
     """
@@ -189,20 +190,20 @@ def _read_variables(graph: Graph, bundle: TensorBundle, source: str) -> dict[str
         place = (name, ()) if name in bundle else _part(name, graph, bundle)
         if place is None:
             raise ModelError(
-                f"{shown}: the checkpoint has no variable {plain_text(name)!r}, which {os.path.basename(source)} wants; "
-                "do they belong together?"
+                f"{shown}: the checkpoint lacks the variable {plain_text(name)!r} of {os.path.basename(source)}; check "
+                "that the files belong together"
             )
         places[name] = place
-        shape, wanted = bundle.shape(place[0]), _shape_of(graph[name])
-        if wanted is not None and name in bundle and not _fits(shape, wanted):
+        shape, declared = bundle.shape(place[0]), _shape_of(graph[name])
+        if declared is not None and name in bundle and not _fits(shape, declared):
             raise ModelError(
-                f"{shown}: variable {plain_text(name)!r} is {list(shape)}, but {os.path.basename(source)} wants "
-                f"{list(wanted)}; do they belong together?"
+                f"{shown}: variable {plain_text(name)!r} must have shape {list(declared)} as in "
+                f"{os.path.basename(source)}, got {list(shape)}; check that the files belong together"
             )
         if bundle.dtype(place[0]) not in _TYPES:
             raise ModelError(
-                f"{shown}: variable {plain_text(name)!r} of {bundle.dtype(place[0])} on the way to the output; wanted "
-                "float, int32, int64 or bool"
+                f"{shown}: variable {plain_text(name)!r} must be float, int32, int64 or bool, got "
+                f"{bundle.dtype(place[0])}"
             )
     stored = {of for of, _ in places.values()}
     if sum(math.prod(bundle.shape(of)) for of in stored) > MAX_VALUES:
@@ -212,10 +213,10 @@ def _read_variables(graph: Graph, bundle: TensorBundle, source: str) -> dict[str
 
 
 def _part(name: str, graph: Graph, bundle: TensorBundle) -> tuple[str, tuple[slice, ...]] | None:
-    """The variable a node called `…/part_2` is a part of, and where in it; None where it is of none there is.
+    """Return the variable that a node called `…/part_2` is a part of, and its slice of it; None if there is none.
 
-    The checkpoint has one name for all parts, which the graph joins along one axis: where their sizes add up to the
-    whole's, and all others are alike.
+    The checkpoint stores all parts under one name. The graph joins them along the axis where their sizes add up to that
+    of the whole; all other sizes are equal.
     """
     match = _PART.fullmatch(name)
     if match is None or match[1] not in bundle:
@@ -237,10 +238,10 @@ def _part(name: str, graph: Graph, bundle: TensorBundle) -> tuple[str, tuple[sli
 
 
 def _shape_of(node: Any) -> tuple[int, ...] | None:
-    """The shape a variable is declared with, −1 for sizes that are not; None where nothing is."""
+    """Return the declared shape of a variable, with −1 for unknown sizes; None if it is not declared."""
     shape = attributes_of(node)["shape"].shape if "shape" in attributes_of(node) else None
     return None if shape is None or shape.unknown_rank else tuple(int(dim.size) for dim in shape.dim)
 
 
-def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    return len(shape) == len(wanted) and all(b in (a, -1) for a, b in zip(shape, wanted, strict=True))
+def _fits(shape: tuple[int, ...], declared: tuple[int, ...]) -> bool:
+    return len(shape) == len(declared) and all(b in (a, -1) for a, b in zip(shape, declared, strict=True))

@@ -1,6 +1,6 @@
 """Reads TensorFlow 1 graphs without TensorFlow.
 
-A frozen graph (`.pb`) is a GraphDef: operators by name, weights as Const nodes. Only what inference needs is followed:
+A frozen graph (`.pb`) is a GraphDef: operators by name, weights as Const nodes. Only the nodes of inference are followed,
 from the output backwards, with training switches (`phase_train`, Switch/Merge) resolved to their inference side.
 """
 
@@ -19,9 +19,9 @@ from facespace.io.protobuf import check_message_count, message_class
 from facespace.io.text import plain_text
 
 MAX_BYTES = 2**31 - 1  # protobuf's own limit for one message
-MAX_NODES = 2**20  # far more than a face network has, its training included
+MAX_NODES = 2**20  # far more than a face network has, including its training
 MAX_VALUES = 2**28  # of all constants together: 1 GiB of float32
-MAX_REPEATED = 2**22  # of one constant that repeats a value: it takes memory its file does not
+MAX_REPEATED = 2**22  # of one constant that repeats a value, which takes more memory than its file
 
 _TENSORFLOW = {
     "Dim": [("size", 1, "int64")],
@@ -51,7 +51,7 @@ _TENSORFLOW = {
     "GraphDef": [("node", 1, "Node*")],
 }
 GraphDef = message_class("facespace.tensorflow", _TENSORFLOW, "GraphDef")
-BOOL = 10  # TensorFlow's number for the type of a truth value
+BOOL = 10  # TensorFlow's number for the type bool
 
 _DTYPES: dict[int, tuple[np.dtype[Any], str]] = {
     1: (np.dtype("<f4"), "float_val"),
@@ -60,7 +60,7 @@ _DTYPES: dict[int, tuple[np.dtype[Any], str]] = {
     BOOL: (np.dtype("?"), "bool_val"),
 }
 
-_IMAGES = ("input", "image_batch")  # where FaceNet graphs take their images; the first of them that a graph has
+_IMAGES = ("input", "image_batch")  # image inputs of FaceNet graphs; the first one that a graph has is used
 VARIABLES = ("VariableV2", "Variable", "VarHandleOp")
 _SWITCHES = ("Switch", "RefSwitch")
 _NO_RESULTS = ("Const", "Placeholder", "PlaceholderWithDefault", "NoOp", "Assert")
@@ -70,16 +70,16 @@ Graph = dict[str, Any]
 
 
 def read_graph(path: str | Path) -> Graph:
-    """The nodes of a frozen graph by name, in the file's order (which is not an order of evaluation)."""
+    """Return the nodes of a frozen graph by name, in the file's order (which is not an order of evaluation)."""
     path = Path(path)
     size = path.stat().st_size
     if size > MAX_BYTES:
-        raise ModelError(f"{path}: {size} bytes, but a frozen graph has at most {MAX_BYTES}")
+        raise ModelError(f"{path}: a frozen graph must have at most {MAX_BYTES} bytes, got {size}")
     return parse_graph(path.read_bytes(), str(path))
 
 
 def parse_graph(data: bytes, source: str) -> Graph:
-    """`read_graph` for bytes already in memory; `source` is named in errors."""
+    """Parse the bytes of a frozen graph like `read_graph`; errors name `source`."""
     try:
         return nodes_of(graph_of(data))
     except (DecodeError, ValueError) as error:
@@ -87,7 +87,7 @@ def parse_graph(data: bytes, source: str) -> Graph:
 
 
 def graph_of(data: bytes) -> Any:
-    """The GraphDef message of a file's bytes; `DecodeError` where they are none, `ValueError` where they hold too much."""
+    """Parse bytes as a GraphDef message; raises `DecodeError` if they are not one, `ValueError` if it is too large."""
     check_message_count(data, _TENSORFLOW, "GraphDef")
     graph = GraphDef()
     graph.ParseFromString(data)
@@ -95,7 +95,7 @@ def graph_of(data: bytes) -> Any:
 
 
 def nodes_of(graph: Any) -> Graph:
-    """The nodes of a GraphDef message by name; `ValueError` where bytes were read that are something else."""
+    """Return the nodes of a GraphDef message by name; raises `ValueError` if there are too many or no operators."""
     if len(graph.node) > MAX_NODES:
         raise ValueError(f"it has {len(graph.node)} nodes")
     nodes = {node.name: node for node in graph.node}
@@ -105,12 +105,12 @@ def nodes_of(graph: Any) -> Graph:
 
 
 def new_node(name: str, op: str, inputs: Sequence[str] = ()) -> Any:
-    """A NodeDef without attributes."""
+    """Return a NodeDef without attributes."""
     return GraphDef().node.add(name=name, op=op, input=inputs)
 
 
 def new_constant(name: str, array: npt.NDArray[Any]) -> Any:
-    """A Const node that holds `array`; `constant` gives it back."""
+    """Return a Const node that contains `array`, as `constant` reads it."""
     node = new_node(name, "Const")
     tensor = node.attr.add(key="value").value.tensor
     tensor.dtype = next(number for number, (dtype, _) in _DTYPES.items() if dtype == array.dtype)
@@ -121,15 +121,15 @@ def new_constant(name: str, array: npt.NDArray[Any]) -> Any:
 
 
 def _error(source: str, what: str) -> ModelError:
-    """An error of one line, whatever the graph's names hold."""
+    """Return an error of one line, also if names in the graph contain line breaks."""
     return ModelError(f"{source}: {plain_text(what)}")
 
 
 def constant(node: Any, source: str) -> npt.NDArray[Any]:
-    """The array of a Const node.
+    """Return the array of a Const node.
 
-    A tensor is stored either as raw bytes or as a list of values, and a list shorter than the shape asks for
-    repeats its last value.
+    A tensor is stored either as raw bytes or as a list of values. If the list is shorter than the shape requires, its last
+    value is repeated. Raises `ModelError`, which names `source`.
     """
     tensor = attributes_of(node)["value"].tensor
     if tensor.dtype not in _DTYPES:
@@ -139,7 +139,7 @@ def constant(node: Any, source: str) -> npt.NDArray[Any]:
     count = 1
     for size in shape:
         if size < 0 or (count := count * size) > MAX_VALUES:
-            raise _error(source, f"constant {node.name} claims the shape {shape}")
+            raise _error(source, f"constant {node.name} has the invalid shape {shape}")
     if tensor.tensor_content:
         if len(tensor.tensor_content) != count * dtype.itemsize:
             raise _error(source, f"constant {node.name} of shape {shape} has {len(tensor.tensor_content)} bytes")
@@ -163,43 +163,43 @@ def _tensor(name: str) -> tuple[str, int]:
 
 
 def attributes_of(node: Any) -> dict[str, Any]:
-    """A node's attributes by name."""
+    """Return a node's attributes by name."""
     return {entry.key: entry.value for entry in node.attr}
 
 
 def images_node(graph: Graph) -> str | None:
-    """The node that stands for the images: `input`, or `image_batch` in graphs that have no `input`."""
+    """Return the name of the images' node: `input`, or `image_batch` in graphs without `input`; None if neither exists."""
     return next((name for name in _IMAGES if name in graph), None)
 
 
 def inputs_of(graph: Graph, node: Any, source: str) -> list[tuple[str, int]]:
-    """(node, output number) of every value a node takes; control inputs (^name) carry none.
+    """Return (node, output number) for every input of a node, without control inputs (^name).
 
-    The node of the images takes nothing: the queue that fed it in training is left out.
+    The images' node has no inputs: the queue that fed it in training is left out.
     """
     if node.name == images_node(graph):
         return []
     inputs = [_tensor(name) for name in node.input if not name.startswith("^")]
     for name, _ in inputs:
         if name not in graph:
-            raise _error(source, f"{node.name} takes the missing node {name}")
+            raise _error(source, f"the input {name} of {node.name} is missing")
     return inputs
 
 
 def inference_graph(graph: Graph, output: str, source: str) -> Graph:
-    """The nodes inference evaluates, inputs before users, as if the graph had never been trained.
+    """Return the nodes that inference evaluates, inputs before users, without those of training.
 
-    A Switch hands its data to one of its two outputs; whatever hangs on the other is dead, and a Merge takes the input
-    that is alive. Which one that is must follow from constants and training flags (truth values the caller feeds, such
-    as `phase_train`), and inference leaves every flag False. Both operators come back as an Identity, the images as a
-    Placeholder. Raises `ModelError` where another thing decides, or an operator's second output is wanted.
+    A Switch passes its data to one of its two outputs; nodes behind the other one are dead, and a Merge takes the input
+    that is alive. The choice must follow from constants and training flags (booleans that the caller feeds, such as
+    `phase_train`); in inference every flag is False. Both operators become an Identity, the images a Placeholder. Raises
+    `ModelError` if anything else decides, or if an operator's second output is needed.
     """
     output = output_node(graph, output, source)
     order = _evaluation_order(graph, output, source)
     dead, undecided = _dead_and_undecided(graph, order, source)
 
     if _is_dead((output, 0), dead):
-        raise _error(source, f"{output} is computed only while training")
+        raise _error(source, f"{output} is computed only in training")
     needed: dict[str, list[tuple[str, int]]] = {}
     stack = [output]
     while stack:
@@ -210,41 +210,41 @@ def inference_graph(graph: Graph, output: str, source: str) -> Graph:
             decider = graph[undecided[name]]
             raise _error(
                 source,
-                f"{name} is decided by {decider.name} ({decider.op}), which is neither a constant nor a training flag",
+                f"{name} depends on {decider.name} ({decider.op}), which is neither a constant nor a training flag",
             )
         inputs = inputs_of(graph, graph[name], source)
         data = inputs[:1] if graph[name].op in _SWITCHES else inputs
         needed[name] = [tensor for tensor in data if not _is_dead(tensor, dead)]
         for child, port in needed[name]:
             if port and graph[child].op not in _SWITCHES:
-                raise _error(source, f"{name} takes output {port} of {child} ({graph[child].op}); only 0 is known")
+                raise _error(source, f"{name} uses output {port} of {child} ({graph[child].op}); only 0 is supported")
             stack.append(child)
     return {name: _resolved(graph, name, needed[name], source) for name in order if name in needed}
 
 
-def output_node(graph: Graph, wanted: str, source: str) -> str:
-    """The node called `wanted`; else the only one called so in a scope, or the only end of a graph without variables.
+def output_node(graph: Graph, name: str, source: str) -> str:
+    """Return the node `name`, else the only one of that name in a scope, else the only end of a graph without variables.
 
-    Importing a graph into another puts a scope before all its names, and not everybody calls features `embeddings`.
-    Raises `ModelError` naming the ends there are.
+    Importing a graph into another adds a scope to all its names, and some graphs call the features something other than
+    `embeddings`. Raises `ModelError`, which lists the graph's ends.
     """
-    if wanted in graph:
-        return wanted
-    named = [name for name in graph if name.rpartition("/")[2] == wanted]
-    if len(named) == 1:
-        return named[0]
+    if name in graph:
+        return name
+    scoped = [node for node in graph if node.rpartition("/")[2] == name]
+    if len(scoped) == 1:
+        return scoped[0]
     ends: list[str] = []
-    if not any(node.op in VARIABLES for node in graph.values()):  # a graph as it was trained ends in many places
-        used = {_tensor(name.removeprefix("^"))[0] for node in graph.values() for name in node.input}
-        ends = [name for name, node in graph.items() if name not in used and node.op not in _NO_RESULTS]
+    if not any(node.op in VARIABLES for node in graph.values()):  # a graph with its training has many ends
+        used = {_tensor(value.removeprefix("^"))[0] for node in graph.values() for value in node.input}
+        ends = [end for end, node in graph.items() if end not in used and node.op not in _NO_RESULTS]
     if len(ends) == 1:
         return ends[0]
-    there = f"; it ends in {', '.join(sorted(ends)[:4])}" if ends else ""
-    raise _error(source, f"no node called {wanted!r}, as the features of a FaceNet graph are{there}")
+    there = f"; its ends are {', '.join(sorted(ends)[:4])}" if ends else ""
+    raise _error(source, f"no node is called {name!r}, the usual name of a FaceNet graph's features{there}")
 
 
 def _evaluation_order(graph: Graph, output: str, source: str) -> list[str]:
-    """Names of all nodes that `output` may depend on, training or not, inputs before users."""
+    """Return the names of all nodes that `output` may depend on, including those of training, inputs before users."""
     order: list[str] = []
     state: dict[str, bool] = {}  # False while its inputs are being visited, True when done
     stack = [output]
@@ -267,9 +267,9 @@ def _evaluation_order(graph: Graph, output: str, source: str) -> list[str]:
 
 
 def _pivots(graph: Graph, node: Any) -> list[str]:
-    """What tells a node in a branch of a condition that the branch is taken, where its inputs do not.
+    """Return the control inputs that tie a node to a branch of a condition.
 
-    A constant made there takes nothing, so TensorFlow hangs it by a control input on an Identity of the Switch.
+    A constant in a branch has no data inputs, so TensorFlow gives it a control input from an Identity of the Switch.
     """
     pivots = []
     for name in (entry[1:] for entry in node.input if entry.startswith("^")):
@@ -282,7 +282,7 @@ def _pivots(graph: Graph, node: Any) -> list[str]:
 
 
 def _dead_and_undecided(graph: Graph, order: list[str], source: str) -> tuple[set[tuple[str, int]], dict[str, str]]:
-    """The outputs that inference never fills (-1: all of a node), and the switches nobody can set, with their decider."""
+    """Return the outputs that inference never computes (-1: all of a node), and undecided switches with their condition."""
     dead: set[tuple[str, int]] = set()
     undecided: dict[str, str] = {}
     truths: dict[str, bool | None] = {}
@@ -311,7 +311,7 @@ def _is_dead(tensor: tuple[str, int], dead: set[tuple[str, int]]) -> bool:
 
 
 def _truth(node: Any, of_inputs: list[bool | None], source: str) -> bool | None:
-    """A node's truth value in inference; None where it has none, or only running the graph would tell."""
+    """Return a node's boolean in inference; None if it is not a boolean or can only be found by running the graph."""
     if node.op == "Const":
         value = attributes_of(node).get("value")
         if value is not None and value.tensor.dtype == BOOL:
@@ -332,14 +332,14 @@ def _truth(node: Any, of_inputs: list[bool | None], source: str) -> bool | None:
 
 
 def _resolved(graph: Graph, name: str, inputs: list[tuple[str, int]], source: str) -> Any:
-    """The node as `inference_graph` gives it out; itself where nothing is to be changed."""
+    """Return the node as `inference_graph` returns it; unchanged if possible."""
     node = graph[name]
     children = [child for child, _ in inputs]
     if name == images_node(graph):
         return node if node.op == "Placeholder" else new_node(name, "Placeholder")
     if node.op in (*_SWITCHES, *_MERGES):
         if len(children) != 1:
-            raise _error(source, f"{node.op} {name} has {len(children)} inputs in inference, not one")
+            raise _error(source, f"{node.op} {name} must have one input in inference, got {len(children)}")
         return new_node(name, "Identity", children)
     if any(port for _, port in inputs):
         changed = new_node(name, node.op, children)

@@ -1,9 +1,9 @@
 """Reads TensorFlow's checkpoints without TensorFlow: tensors by name from `PREFIX.index` and `PREFIX.data-…-of-…`.
 
-The index is a sorted table as LevelDB writes them: blocks of keys and values, in which a key leaves out what it shares
-with the key before it, a block with the place of each of those, and a footer. The value of the empty key describes the
-whole; every other one describes a tensor: type, shape, and which bytes of which data file it is. Blocks and tensors
-carry a CRC-32C, and both are checked. Nothing of a data file is read but the tensor that is asked for.
+The index is a sorted table in LevelDB's format: blocks of keys and values, in which a key leaves out the prefix it shares
+with the key before it; a block with the positions of the others; and a footer. The value of the empty key describes the
+checkpoint. Every other value describes a tensor: its type, its shape, and its data file and byte range. The CRC-32C of
+blocks and tensors is checked. Only the requested tensors are read from the data files.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from facespace.io.checksums import masked_crc
 from facespace.io.protobuf import message_class, read_varint
 from facespace.io.text import plain_text
 
-MAX_INDEX_BYTES = 2**24  # of names, shapes and places; the numbers are elsewhere
-MAX_KEY_BYTES = 2**26  # of all keys together: what they share takes memory its file does not
+MAX_INDEX_BYTES = 2**24  # of names, shapes and positions; the numbers are in the data files
+MAX_KEY_BYTES = 2**26  # of all keys together: shared prefixes take more memory than their file
 MAX_ENTRY_BYTES = 2**16
 MAX_TENSOR_BYTES = 2**32
 
 _MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")
 _FOOTER_BYTES = 48
 _TRAILER_BYTES = 5  # of a block: its compression and its checksum
-_VERSION = 1  # of the format, as TensorFlow numbers it
+_VERSION = 1  # TensorFlow's version of the format
 
 _MESSAGES = {
     "Dim": [("size", 1, "int64")],
@@ -52,7 +52,7 @@ _MESSAGES = {
 }
 _Entry = message_class("facespace.bundle.entry", _MESSAGES, "Entry")
 _Header = message_class("facespace.bundle.header", _MESSAGES, "Header")
-_CHECKSUM = (6, 5)  # the one field of an entry that is a fixed32: its number and wire type
+_CHECKSUM = (6, 5)  # field number and wire type (fixed32) of an entry's checksum
 
 _DTYPES: dict[int, np.dtype[Any]] = {
     1: np.dtype("<f4"),
@@ -75,7 +75,7 @@ _DTYPES: dict[int, np.dtype[Any]] = {
 class TensorBundle:
     """An open checkpoint: `names` lists its tensors, `read` reads one.
 
-    Every method raises `ModelError`, which names the file, for what is damaged or not understood.
+    Every method raises `ModelError`, which names the file, if something is damaged or not supported.
     """
 
     def __init__(self, prefix: str, entries: dict[bytes, bytes], n_shards: int) -> None:
@@ -86,13 +86,13 @@ class TensorBundle:
 
     @classmethod
     def open(cls, prefix: str | os.PathLike[str]) -> TensorBundle:
-        """The checkpoint whose files begin with `prefix` (`…/model.ckpt-7`, without `.index`)."""
+        """Open the checkpoint whose files begin with `prefix` (`…/model.ckpt-7`, without `.index`)."""
         prefix = os.fspath(prefix)
         path = f"{prefix}.index"
         if not os.path.exists(path) and os.path.isfile(prefix):
             raise ModelError(
-                f"{plain_text(prefix)}: wanted a checkpoint of two files, .index and .data-…; got a single file, "
-                "as the first TensorFlows wrote; restore it in TensorFlow 1 and save it with tf.train.Saver()"
+                f"{plain_text(prefix)}: expected a checkpoint of two files, .index and .data-…, got a single file in "
+                "TensorFlow's oldest format; restore it in TensorFlow 1 and save it with tf.train.Saver()"
             )
         try:
             entries = dict(_entries(_read_index(path)))
@@ -100,27 +100,27 @@ class TensorBundle:
             header.ParseFromString(entries.pop(b"", b""))
             _check_header(header)
         except (ValueError, DecodeError) as error:
-            raise ModelError(f"{plain_text(path)}: no TensorFlow checkpoint, or damaged ({error})") from None
+            raise ModelError(f"{plain_text(path)}: damaged, or not a TensorFlow checkpoint ({error})") from None
         return cls(prefix, entries, header.num_shards)
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and _key(name) in self._entries
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a tensor; a partitioned one's is that of the whole."""
+        """Return the shape of a tensor; for a partitioned variable, that of the whole."""
         return self._checked(_key(name))[1]
 
     def dtype(self, name: str) -> np.dtype[Any]:
-        """The type of a tensor's numbers."""
+        """Return the type of a tensor's numbers."""
         return self._checked(_key(name))[0]
 
     def read(self, name: str) -> npt.NDArray[Any]:
-        """The tensor `name`, in the type it was stored in; the parts of a partitioned variable are put together."""
+        """Read the tensor `name` in its stored type; the parts of a partitioned variable are joined."""
         key = _key(name)
         slices = self._entry(key).slices
-        return self._put_together(key, slices) if slices else self._stored(key)
+        return self._joined(key, slices) if slices else self._stored(key)
 
-    def _put_together(self, key: bytes, slices: Any) -> npt.NDArray[Any]:
+    def _joined(self, key: bytes, slices: Any) -> npt.NDArray[Any]:
         dtype, shape = self._checked(key)
         places = [_place(part, shape) for part in slices]
         keys = [_slice_key(key, part) for part in slices]
@@ -129,12 +129,12 @@ class TensorBundle:
         for place, part_key in zip(places, keys, strict=True):
             sizes = tuple(along.stop - along.start for along in place or ())
             if place is None or self._checked(part_key) != (dtype, sizes):
-                raise self._error(key, f"of {dtype} {list(shape)} has a part that does not fit into it")
+                raise self._error(key, f"of {dtype} {list(shape)} has a part that does not fit")
             files.update([self._locate(part_key)])
             n_values += math.prod(sizes)
         n_bytes = n_values * dtype.itemsize
         if n_values != math.prod(shape) or n_bytes > sum(files.values()):
-            raise self._error(key, f"of {dtype} {list(shape)} is in parts of {n_bytes} bytes together")
+            raise self._error(key, f"of {dtype} {list(shape)} does not match its parts of {n_bytes} bytes in total")
         whole = np.empty(shape, dtype)
         filled = np.zeros(shape, np.bool_)
         for place, part_key in zip(places, keys, strict=True):
@@ -146,7 +146,7 @@ class TensorBundle:
         return whole
 
     def _stored(self, key: bytes) -> npt.NDArray[Any]:
-        """A tensor that lies in one piece."""
+        """Read a tensor that is stored in one piece."""
         entry = self._entry(key)
         dtype, shape = self._checked(key)
         path, _ = self._locate(key)
@@ -156,17 +156,17 @@ class TensorBundle:
             raise self._error(key, f"cannot be read from {os.path.basename(path)} ({error.strerror})") from None
         stored = [f.data for f in UnknownFieldSet(entry) if (f.field_number, f.wire_type) == _CHECKSUM]
         if (stored[-1] if stored else 0) != masked_crc(values):
-            raise self._error(key, f"differs from its checksum; {os.path.basename(path)} is damaged, fetch it again")
+            raise self._error(key, f"does not match its checksum; {os.path.basename(path)} is damaged, copy it again")
         if dtype == np.bool_ and (values > 1).any():
-            raise self._error(key, "has truth values other than 0 and 1")
+            raise self._error(key, "has booleans other than 0 and 1")
         return values.view(dtype).reshape(shape)
 
     def _locate(self, key: bytes) -> tuple[str, int]:
-        """The data file of a tensor in one piece and the file's size, once the tensor's place in it has been checked."""
+        """Check the byte range of a tensor stored in one piece; return its data file and the size of that file."""
         entry = self._entry(key)
         dtype, shape = self._checked(key)
         if entry.size != dtype.itemsize * math.prod(shape):
-            raise self._error(key, f"of {dtype} {list(shape)} is said to have {entry.size} bytes")
+            raise self._error(key, f"of {dtype} {list(shape)} cannot have {entry.size} bytes")
         if not 0 <= entry.shard_id < self.n_shards:
             raise self._error(key, f"is in data file {entry.shard_id} of {self.n_shards}")
         path = f"{self.prefix}.data-{entry.shard_id:05d}-of-{self.n_shards:05d}"
@@ -174,12 +174,12 @@ class TensorBundle:
             size = _size_of_file(path)
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            raise ModelError(f"{plain_text(path)}: {reason}; the checkpoint's index wants it") from None
+            raise ModelError(f"{plain_text(path)}: {reason}; the checkpoint's index needs this file") from None
         if not 0 <= entry.offset <= size - entry.size:
             raise self._error(
                 key,
-                f"wants {entry.size} bytes from byte {entry.offset}, but {os.path.basename(path)} has {size}; "
-                "fetch it again",
+                f"has {entry.size} bytes from byte {entry.offset} on, but {os.path.basename(path)} has only {size}; "
+                "copy it again",
             )
         return path, size
 
@@ -198,10 +198,10 @@ class TensorBundle:
         dtype = _DTYPES.get(entry.dtype)
         if dtype is None:
             what = {7: "text", 14: "bfloat16"}.get(entry.dtype, f"TensorFlow's type {entry.dtype}")
-            raise self._error(key, f"holds {what}; wanted plain numbers")
+            raise self._error(key, f"must be plain numbers, got {what}")
         shape = tuple(int(dim.size) for dim in entry.shape.dim)
         if entry.shape.unknown_rank or min(shape, default=0) < 0 or len(shape) > 32:
-            raise self._error(key, f"claims the shape {list(shape[:33])}")
+            raise self._error(key, f"has the invalid shape {list(shape[:33])}")
         if dtype.itemsize * math.prod(max(size, 1) for size in shape) > MAX_TENSOR_BYTES:
             raise self._error(key, f"of {dtype} {list(shape)} is larger than {MAX_TENSOR_BYTES} bytes")
         return dtype, shape
@@ -219,7 +219,7 @@ def _text(key: bytes) -> str:
 
 
 def _size_of_file(path: str) -> int:
-    """Its size; `ValueError` for a pipe or device, whose reading might never end."""
+    """Return the size of a regular file; raises `ValueError` for pipes and devices, which might never end."""
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
         raise ValueError("not a regular file")
@@ -233,23 +233,23 @@ def _read_index(path: str) -> bytes:
     try:
         size = _size_of_file(path)
         if size > MAX_INDEX_BYTES:
-            raise ValueError(f"{size} bytes, more than {MAX_INDEX_BYTES}")
+            raise ValueError(f"it must have at most {MAX_INDEX_BYTES} bytes, got {size}")
         with open(path, "rb") as file:
             data = file.read(size)
     except OSError as error:
         raise ModelError(
-            f"{plain_text(path)}: {error.strerror}; a checkpoint is a .index and its .data files"
+            f"{plain_text(path)}: {error.strerror}; a checkpoint consists of a .index and its .data files"
         ) from None
     if len(data) < _FOOTER_BYTES or data[-len(_MAGIC) :] != _MAGIC:
-        raise ValueError(f"{len(data)} bytes without the mark of an index at their end")
+        raise ValueError(f"it has {len(data)} bytes without the magic number of an index at the end")
     return data
 
 
 def _entries(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Keys and values of a table file, in their order, every block checked."""
+    """Yield the keys and values of a table file in order, after checking each block."""
     footer = data[-_FOOTER_BYTES:]
     place = 0
-    for _ in range(2):  # the place of the table of block names, which is of no use here
+    for _ in range(2):  # skip the position of the metaindex block, which is not needed
         _, place = _varint(footer, place)
     index, _ = _block(data, footer[place:], 0)
     end, last, n_bytes = 0, None, 0
@@ -266,24 +266,24 @@ def _entries(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _block(data: bytes, handle: bytes, start: int) -> tuple[bytes, int]:
-    """A block of the table by its place and size, not before `start`, and where it ends."""
+    """Return the block that `handle` (offset and size) refers to, which must not begin before `start`, and its end."""
     offset, place = _varint(handle, 0)
     size, _ = _varint(handle, place)
     end = offset + size + _TRAILER_BYTES
     if offset < start or end > len(data) - _FOOTER_BYTES:
-        raise ValueError(f"a block of {size} bytes at byte {offset} is out of place")
+        raise ValueError(f"a block of {size} bytes at byte {offset} overlaps another or exceeds the file")
     checksum = int.from_bytes(data[end - 4 : end], "little")
     if checksum != masked_crc(data[offset : end - 4]):
-        raise ValueError(f"the block at byte {offset} differs from its checksum")
+        raise ValueError(f"the block at byte {offset} does not match its checksum")
     if data[end - _TRAILER_BYTES]:
-        raise ValueError(f"the block at byte {offset} is compressed, which TensorFlow does not do to checkpoints")
+        raise ValueError(f"the block at byte {offset} is compressed, but TensorFlow does not compress checkpoints")
     return data[offset : offset + size], end
 
 
 def _pairs(block: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Keys and values of a block: each key is so many bytes of the one before it, then its own."""
+    """Yield the keys and values of a block: each key is a prefix of the key before it, then its own bytes."""
     n_restarts = int.from_bytes(block[-4:], "little")
-    end = len(block) - 4 - 4 * n_restarts  # the places where a key stands in full serve searching
+    end = len(block) - 4 - 4 * n_restarts  # restart points, which are only for searching, follow the entries
     if len(block) < 4 or end < 0:
         raise ValueError("a block is too short")
     key, place, n_bytes = b"", 0, 0
@@ -302,7 +302,7 @@ def _pairs(block: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _varint(data: bytes, place: int) -> tuple[int, int]:
-    """The number at `place` and the place after it; `ValueError` where there is none."""
+    """Return the number at `place` and the position after it; raises `ValueError` if there is none."""
     number, after = read_varint(data, place, len(data))
     if after < 0:
         raise ValueError("a number is cut short or too long")
@@ -311,18 +311,18 @@ def _varint(data: bytes, place: int) -> tuple[int, int]:
 
 def _check_header(header: Any) -> None:
     if header.endianness:
-        raise ValueError("written by a big-endian machine; save it again on another")
+        raise ValueError("written by a big-endian machine; save it again on a little-endian one")
     if header.version.min_consumer > _VERSION or _VERSION in header.version.bad_consumers:
-        raise ValueError(f"it wants a reader of version {header.version.min_consumer}; this one is {_VERSION}")
+        raise ValueError(f"it needs a reader of version {header.version.min_consumer}, this one has {_VERSION}")
     if not 0 < header.num_shards < 100_000:
-        raise ValueError(f"it has {header.num_shards} data files")
+        raise ValueError(f"it must have 1 to 99,999 data files, got {header.num_shards}")
 
 
-# Partitioned variables: the parts are entries of their own, under keys made of the name and the place of the part
+# Partitioned variables: each part is an entry of its own, whose key encodes the variable's name and the part's position
 
 
 def _place(part: Any, shape: tuple[int, ...]) -> tuple[slice, ...] | None:
-    """Where a part belongs in the whole; None where it does not fit. An extent without length is all of its axis."""
+    """Return the slices of a part in the whole; None if it does not fit. An extent without length is the whole axis."""
     if len(part.extent) != len(shape):
         return None
     limits = [(e.start, e.start + e.length if e.length else size) for e, size in zip(part.extent, shape, strict=True)]
@@ -332,7 +332,7 @@ def _place(part: Any, shape: tuple[int, ...]) -> tuple[slice, ...] | None:
 
 
 def _slice_key(name: bytes, part: Any) -> bytes:
-    """The key of a part, in TensorFlow's encoding of numbers and text that sorts as they do."""
+    """Return the key of a part in TensorFlow's encoding, which keeps the order of numbers and text."""
     escaped = b"".join({0: b"\0\xff", 255: b"\xff\0"}.get(byte, bytes([byte])) for byte in name)
     key = b"\0" + escaped + b"\0\1" + _ordered(len(part.extent))
     for extent in part.extent:
@@ -346,7 +346,7 @@ def _ordered(number: int) -> bytes:
 
 
 def _signed(number: int) -> bytes:
-    """A signed number: its leading bits, as many as it has bytes, are ones where it is positive, else zeros."""
+    """Encode a signed number: the first bits, as many as there are bytes, are 1 if it is positive, else 0."""
     size = (number if number >= 0 else ~number).bit_length() // 7 + 1
     mask = ((1 << size) - 1) << (size * 8 - size)
     return ((number & ((1 << size * 8) - 1)) ^ mask).to_bytes(size, "big")

@@ -1,6 +1,6 @@
 """Translates TensorFlow 1 graphs to ONNX, operator by operator.
 
-Feature maps are kept as (N,C,H,W) inside, as the runtimes want them.
+Feature maps are (N,C,H,W) internally, because the runtimes need that order.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from facespace.formats.tf_graph import (
 from facespace.io.text import plain_text
 
 _INT64_MAX = 2**63 - 1
-_EPSILON = 1e-4  # TensorFlow's default of a fused batch norm, which files may leave out
+_EPSILON = 1e-4  # TensorFlow's default for a fused batch norm, if a file omits it
 
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A value of the ONNX graph, or something not yet written to it; maps are (N,C,H,W) when `nchw`.
+    """A value of the ONNX graph, or one that is not written to it yet; feature maps are (N,C,H,W) if `nchw`.
 
-    A constant waits as `array`, a convolution as `conv`: what scales and shifts its channels next is folded
-    into its weights (`y = s·(k∗x + b) + t = (s·k)∗x + (s·b + t)`), and the runtime has one operator instead
-    of three. `sizes` marks what was computed from a tensor's shape: int64, one number or several. `width` is the D of
-    (N,D), or of a shape that says so, where it is known.
+    A constant is kept as `array` and a convolution as `conv` until needed: operators that scale and shift its channels
+    next are folded into its weights (`y = s·(k∗x + b) + t = (s·k)∗x + (s·b + t)`), so that the runtime has one operator
+    instead of three. `sizes` marks values computed from a tensor's shape: int64, one number or several. `width` is the D
+    of a tensor, or a shape, (N,D), if known.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Conv:
-    """A convolution of the ONNX value `source` that is not written yet."""
+    """A convolution of the ONNX value `source` that is not written to the graph yet."""
 
     source: str
     kernel: npt.NDArray[np.float64]  # (out, in, height, width)
@@ -60,36 +60,36 @@ class Conv:
     attributes: dict[str, Any]
 
     def affine(self, scale: npt.NDArray[Any], shift: npt.NDArray[Any]) -> Value:
-        """The same with each output channel times `scale` and plus `shift`, numbers or one for each."""
+        """Return the convolution with output channels times `scale` plus `shift`, each one number or one per channel."""
         scale = np.broadcast_to(scale, self.bias.shape).astype(np.float64)
         kernel = self.kernel * scale[:, None, None, None]
         return Value("", True, conv=Conv(self.source, kernel, self.bias * scale + shift, self.attributes))
 
 
 class Translation:
-    """The ONNX graph that comes about, and the values of the nodes so far."""
+    """The state of a translation: the ONNX graph under construction and the values of the nodes translated so far."""
 
     def __init__(self, graph: dict[str, Any], source: str) -> None:
         self.graph = graph
         self.source = source
         self.builder = GraphBuilder()
         self.values: dict[str, Value] = {}
-        self.n_values = 0  # of the constants so far
+        self.n_values = 0  # numbers in all constants so far
         self.has_images = False
-        self.batch = -1  # images in one run, where the placeholder fixes it
+        self.batch = -1  # batch size, if the placeholder fixes it
 
     def written(self, value: Value) -> Value:
-        """`value` with its convolution, if one is waiting, written to the graph."""
+        """Return `value` after writing its pending convolution, if any, to the graph."""
         if value.conv is None:
             return value
         weights = [self.builder.constant(array.astype(np.float32)) for array in (value.conv.kernel, value.conv.bias)]
         return Value(self.builder.node("Conv", [value.conv.source, *weights], **value.conv.attributes), nchw=True)
 
     def transposed(self, value: Value, *, nchw: bool) -> Value:
-        """`value`, written, with its channels second (`nchw`) or last; `ValueError` for a constant or sizes."""
+        """Write `value` and return it with channels second (`nchw`) or last; raises `ValueError` for constants and sizes."""
         value = self.written(value)
         if value.array is not None or value.sizes:
-            raise ValueError("feature maps were expected, a constant came")
+            raise ValueError("expected feature maps, got a constant")
         if value.nchw == nchw:
             return value
         perm = [0, 3, 1, 2] if nchw else [0, 2, 3, 1]
@@ -97,18 +97,18 @@ class Translation:
 
 
 def array_of(value: Value) -> npt.NDArray[Any]:
-    """The array of a constant; `ValueError` for anything else."""
+    """Return the array of a constant; raises `ValueError` for anything else."""
     if value.array is None:
-        raise ValueError("a constant was expected, a computed value came")
+        raise ValueError("expected a constant, got a computed value")
     return value.array
 
 
 @np.errstate(all="ignore")  # damaged weights may overflow when they are folded
 def to_onnx(graph: Graph, *, source: str, output: str = "embeddings") -> bytes:
-    """An ONNX model of the inference path from the image placeholder to `output`.
+    """Translate the inference path from the image placeholder to `output` to an ONNX model.
 
-    Its input is `images` (N,H,W,3) float32 as the graph's own placeholder wants them, its output `features`
-    (N,D) float32. Raises `ModelError` naming the first operator that is not understood.
+    Its input is `images` (N,H,W,3) float32, preprocessed as for the graph's own placeholder; its output is `features`
+    (N,D) float32. Raises `ModelError`, which names the first operator that is not supported.
     """
     output = output_node(graph, output, source)
     translation = Translation(inference_graph(graph, output, source), source)
@@ -117,7 +117,7 @@ def to_onnx(graph: Graph, *, source: str, output: str = "embeddings") -> bytes:
     builder = translation.builder
     value = translation.values[output]
     if value.array is not None or value.sizes:
-        raise ModelError(f"{source}: {plain_text(output)} are no features of images")
+        raise ModelError(f"{source}: the output {plain_text(output)} does not depend on the images")
     features = translation.transposed(value, nchw=False)
     builder.output(features.name, "features", np.float32, ["n", value.width or "d"])
     return builder.serialize()
@@ -129,8 +129,8 @@ def _translated(t: Translation, node: Any) -> Value:
         operator = plain_text(f"{node.op} ({node.name})")
         if node.op in VARIABLES:
             raise ModelError(
-                f"{t.source}: a graph without its weights, such as {operator}; give the folder of the checkpoint that has "
-                "them, or a frozen graph"
+                f"{t.source}: the graph has no weights, such as {operator}; give the folder of its checkpoint, or a frozen "
+                "graph"
             )
         raise ModelError(f"{t.source}: operator {operator} is not supported")
     inputs = [t.values[name] for name, _ in inputs_of(t.graph, node, t.source)]
@@ -145,9 +145,9 @@ def _translated(t: Translation, node: Any) -> Value:
 def _placeholder(t: Translation, node: Any, inputs: Sequence[Value]) -> Value:
     attributes = attributes_of(node)
     if "dtype" in attributes and attributes["dtype"].type == BOOL:
-        return Value("", array=np.zeros((), np.bool_))  # `phase_train`, as the 2018 trainer leaves it
+        return Value("", array=np.zeros((), np.bool_))  # `phase_train` of the 2018 trainer
     if t.has_images:
-        raise ModelError(f"{t.source}: a second input, {plain_text(node.name)}, where one of images was expected")
+        raise ModelError(f"{t.source}: expected images as the only input, got a second one, {plain_text(node.name)}")
     t.has_images = True
     if "shape" in attributes and len(sizes := attributes["shape"].shape.dim) == 4:
         t.batch = int(sizes[0].size)
@@ -162,7 +162,7 @@ def _constant(t: Translation, node: Any, inputs: Sequence[Value]) -> Value:
 
 
 def _count(t: Translation, n_values: int) -> None:
-    """Hold all constants together to what a network has, those made of others too: a few nodes can double them often."""
+    """Limit the size of all constants together, including computed ones, because a few nodes can double them repeatedly."""
     t.n_values += n_values
     if t.n_values > MAX_VALUES:
         raise ModelError(f"{t.source}: its constants have more than {MAX_VALUES} values")
@@ -221,9 +221,9 @@ def _binary(op: str) -> Callable[[Translation, Any, Sequence[Value]], Value]:
 
 
 def _broadcast(array: npt.NDArray[Any], like: Value) -> npt.NDArray[Any]:
-    """A scalar, or a vector over channels, shaped to broadcast against `like`."""
+    """Return a scalar, or a vector over channels, in a shape that broadcasts against `like`."""
     if like.nchw and array.ndim > 1:
-        raise ValueError(f"a constant of shape {array.shape} beside a feature map")
+        raise ValueError(f"a constant of shape {array.shape} with a feature map")
     shape = (-1, 1, 1) if like.nchw and array.ndim == 1 else array.shape
     return np.ascontiguousarray(array.reshape(shape), np.float32)
 
@@ -238,7 +238,7 @@ _FOLD: dict[str, Callable[[Any, Any], Any]] = {
 
 
 def _unary(function: Callable[[Any], Any], *ops: str) -> Callable[[Translation, Any, Sequence[Value]], Value]:
-    """An operator of one input: `function` for a constant, ONNX's `ops` one after the other for anything else."""
+    """Return a handler for an operator with one input: `function` for a constant, otherwise ONNX's `ops` in sequence."""
 
     def handler(t: Translation, node: Any, inputs: Sequence[Value]) -> Value:
         x = inputs[0]
@@ -257,7 +257,7 @@ def _unary(function: Callable[[Any], Any], *ops: str) -> Callable[[Translation, 
 
 def _concat(t: Translation, node: Any, inputs: Sequence[Value]) -> Value:
     axis = int(array_of(inputs[-1]))
-    if all(value.array is not None for value in inputs[:-1]):  # a weight kept in parts
+    if all(value.array is not None for value in inputs[:-1]):  # a weight stored in parts
         parts = [array_of(value) for value in inputs[:-1]]
         _count(t, sum(part.size for part in parts))
         return Value("", array=np.concatenate(parts, axis))
@@ -274,7 +274,7 @@ def _axis_first_concat(t: Translation, node: Any, inputs: Sequence[Value]) -> Va
 
 
 def _reshape(t: Translation, node: Any, inputs: Sequence[Value]) -> Value:
-    """Reshape with the batch left free: freezing sometimes bakes that of the placeholder, or of one image, into it."""
+    """Reshape with a free batch size; freezing sometimes stores the placeholder's batch size, or 1, in the shape."""
     if inputs[1].sizes:
         x = t.transposed(inputs[0], nchw=False)
         return Value(t.builder.node("Reshape", [x.name, inputs[1].name]), width=inputs[1].width)
@@ -282,7 +282,7 @@ def _reshape(t: Translation, node: Any, inputs: Sequence[Value]) -> Value:
     if inputs[0].array is not None:
         return Value("", array=inputs[0].array.reshape(shape))
     if shape[0] in (1, t.batch):
-        shape[0] = 0  # in ONNX: as many as the input has
+        shape[0] = 0  # in ONNX: the size of the input
     x = t.transposed(inputs[0], nchw=False)
     width = shape[1] if len(shape) == 2 and shape[1] > 0 else None
     return Value(t.builder.node("Reshape", [x.name, t.builder.constant(np.array(shape, np.int64))]), width=width)
@@ -308,7 +308,7 @@ def _matmul(t: Translation, node: Any, inputs: Sequence[Value]) -> Value:
 def _batch_norm(t: Translation, node: Any, inputs: Sequence[Value]) -> Value:
     attributes = attributes_of(node)
     if "is_training" not in attributes or attributes["is_training"].b:  # TensorFlow's default is True
-        raise ValueError("it normalises by the batch it is given; only moving averages are understood")
+        raise ValueError("it normalises by the current batch; only moving averages are supported")
     x = inputs[0]
     gamma, beta, mean, variance = (array_of(value).astype(np.float64) for value in inputs[1:5])
     variance = variance + (float(attributes["epsilon"].f) if "epsilon" in attributes else _EPSILON)
@@ -336,16 +336,16 @@ def _reduce(op: str) -> Callable[[Translation, Any, Sequence[Value]], Value]:
     return handler
 
 
-# Sizes: a graph that flattens maps, or gives a batch norm's result its input's shape back, computes with them.
+# Sizes: graphs compute with them to flatten feature maps, or to restore the shape after a batch norm.
 
 
 def _sizes(t: Translation, value: Value, *, scalar: bool = False) -> str:
-    """The ONNX value of one or several sizes, a vector but for one size with `scalar`."""
+    """Return the ONNX value of one or several sizes; a vector, unless `scalar` is set and there is one size."""
     if value.array is not None:
         array = value.array.astype(np.int64)
         return t.builder.constant(array if scalar else array.reshape(-1))
     if not value.sizes:
-        raise ValueError("sizes were expected, other values came")
+        raise ValueError("expected sizes, got other values")
     return value.name
 
 
@@ -381,7 +381,7 @@ def _pack(t: Translation, node: Any, inputs: Sequence[Value]) -> Value:
 
 
 def _expand_dims(t: Translation, node: Any, inputs: Sequence[Value]) -> Value:
-    """One size as a vector of one; its axis cannot be another than the first."""
+    """Turn one size into a vector with one element; the axis can only be the first."""
     axis = t.builder.constant(np.zeros(1, np.int64))
     return Value(t.builder.node("Unsqueeze", [_sizes(t, inputs[0], scalar=True), axis]), sizes=True)
 
@@ -397,7 +397,7 @@ def _identity(t: Translation, node: Any, inputs: Sequence[Value]) -> Value:
 
 
 def _training_switch(t: Translation, node: Any, inputs: Sequence[Value]) -> Value:
-    """`PlaceholderWithDefault`: `phase_train`, which inference leaves False, or images behind an Identity."""
+    """Translate `PlaceholderWithDefault`: `phase_train`, which is False in inference, or a default for the images."""
     if inputs[0].array is not None and inputs[0].array.dtype == np.bool_:
         return Value("", array=np.zeros((), np.bool_))
     return inputs[0]

@@ -1,4 +1,4 @@
-"""The weights of a frozen TF1 graph under the names of its variables, batch norms that were folded away included."""
+"""Reads the weights of a frozen TF1 graph under the names of its variables, including folded batch norms."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _VARIABLE = re.compile(r"/(weights|biases|BatchNorm/(beta|gamma|moving_mean|movi
 
 
 def graph_variables(graph: Graph, source: str) -> dict[str, npt.NDArray[Any]]:
-    """Arrays by variable name, as a checkpoint of the same network has them.
+    """Return arrays by variable name, as in a checkpoint of the same network.
 
     Freezing for speed folds a batch norm into its convolution: y = k′∗x + b, with k′ under the name of the weights and
-    b under a name of its own. A batch norm with mean 0, variance 1 − ε and beta b computes exactly the same, and is
-    given back in its place: a network made from it is right, its statistics are those of nothing (`folded` lists them).
-    Raises `ModelError` for a graph with no weights under such names.
+    b under a name of its own. A batch norm with mean 0, variance 1 − ε and beta b computes exactly the same and is returned
+    in its place. A network with it gives correct features, but these statistics do not come from training (`folded` lists
+    such batch norms). Raises `ModelError` if the graph has no weights under such names.
     """
     variables: dict[str, npt.NDArray[Any]] = {}
     n_values = 0
@@ -33,7 +33,7 @@ def graph_variables(graph: Graph, source: str) -> dict[str, npt.NDArray[Any]]:
             if n_values > MAX_VALUES:
                 raise ModelError(f"{source}: its constants have more than {MAX_VALUES} values")
     if not variables:
-        raise ModelError(f"{source}: no weights under the names a FaceNet graph gives them (…/weights)")
+        raise ModelError(f"{source}: the graph has no weights with names of a FaceNet graph (…/weights)")
     for scope, bias in _folded_biases(graph, source).items():
         norm = f"{scope}/BatchNorm"
         if f"{scope}/weights" in variables and f"{scope}/biases" not in variables and f"{norm}/beta" not in variables:
@@ -44,7 +44,7 @@ def graph_variables(graph: Graph, source: str) -> dict[str, npt.NDArray[Any]]:
 
 
 def folded(graph: Graph, source: str) -> set[str]:
-    """The scopes, such as `InceptionResnetV1/Conv2d_1a_3x3`, whose batch norm was folded into the convolution."""
+    """Return the scopes, such as `InceptionResnetV1/Conv2d_1a_3x3`, with a batch norm folded into the convolution."""
     return {
         scope
         for scope in _folded_biases(graph, source)
@@ -53,7 +53,7 @@ def folded(graph: Graph, source: str) -> set[str]:
 
 
 def _folded_biases(graph: Graph, source: str) -> dict[str, npt.NDArray[Any]]:
-    """The constant added to the output of each convolution, by the scope of its weights."""
+    """Return the constant added to the output of each convolution, by the scope of its weights."""
     scopes: dict[str, str] = {}
     for name, node in graph.items():
         if node.op == "Conv2D":
@@ -74,7 +74,7 @@ def _folded_biases(graph: Graph, source: str) -> dict[str, npt.NDArray[Any]]:
 
 
 def _constant_behind(graph: Graph, name: str, source: str) -> str | None:
-    """The Const node a name stands for, Identity nodes looked through."""
+    """Return the Const node behind a chain of Identity nodes; None if there is none."""
     for _ in range(8):
         node = graph[name]
         if node.op == "Const":

@@ -1,4 +1,4 @@
-"""Weights of torch: to and from safetensors, and out of other programs' pickled files, of which nothing is run."""
+"""Reads and writes torch weights: safetensors, and other programs' pickled files, without running anything in them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def as_safetensors(backbone: Backbone) -> bytes:
-    """The network's weights as a safetensors file; read again by `read_backbone`."""
+    """Return the network's weights as a safetensors file, which `read_backbone` reads."""
     from safetensors.torch import save
 
     data: bytes = save({name: tensor.contiguous().cpu() for name, tensor in backbone.state_dict().items()})
@@ -29,22 +29,22 @@ def as_safetensors(backbone: Backbone) -> bytes:
 
 
 def load_state(backbone: Backbone, state: Mapping[str, torch.Tensor], source: str) -> None:
-    """Put `state` into the network; `ModelError` names the first tensor that is missing, misshapen or left over."""
-    wanted = backbone.state_dict()
-    for name, tensor in wanted.items():
+    """Load `state` into the network; raises `ModelError`, which names the first missing, misshapen or unknown tensor."""
+    own_state = backbone.state_dict()
+    for name, tensor in own_state.items():
         if name not in state:
-            raise ModelError(f"{source}: {backbone.name} wants the tensor {name}, which is missing")
+            raise ModelError(f"{source}: the tensor {name} of {backbone.name} is missing")
         if state[name].shape != tensor.shape:
             raise ModelError(
-                f"{source}: {backbone.name} wants {name} of shape {tuple(tensor.shape)}, it has {tuple(state[name].shape)}"
+                f"{source}: {name} of {backbone.name} must have shape {tuple(tensor.shape)}, got {tuple(state[name].shape)}"
             )
-    if extra := sorted(set(state) - set(wanted)):
+    if extra := sorted(set(state) - set(own_state)):
         raise ModelError(f"{source}: {backbone.name} has no tensor {extra[0]}")
     backbone.load_state_dict(dict(state))
 
 
 def parse_safetensors(data: bytes, source: str) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors file; `ModelError` where it is damaged."""
+    """Return the tensors of a safetensors file; raises `ModelError` if it is damaged."""
     from safetensors import SafetensorError
     from safetensors.torch import load
 
@@ -55,17 +55,17 @@ def parse_safetensors(data: bytes, source: str) -> dict[str, torch.Tensor]:
 
 
 def read_state_dict(path: Path) -> dict[str, Any]:
-    """The tensors of a file of weights, told by its content: safetensors, or what `torch.save` writes.
+    """Return the tensors of a file of weights: safetensors, or a file of `torch.save`; its content decides.
 
-    A pickle may name tensors and plain containers alone; one that asks for anything else is refused and nothing of it
-    is run. Wrapping dictionaries are for `from_state_dict` to open. Raises `ModelError`.
+    A pickle may contain only tensors and plain containers; any other is refused and nothing in it is run. The result may be
+    a dictionary around the weights, which `from_state_dict` unwraps. Raises `ModelError`.
     """
     require_torch(f"{path}: a file of torch weights")
     import torch
 
     size = path.stat().st_size
     if size > MAX_WEIGHTS:
-        raise ModelError(f"{path}: {size} bytes; a model in one file has at most {MAX_WEIGHTS}")
+        raise ModelError(f"{path}: a model in one file must have at most {MAX_WEIGHTS} bytes, got {size}")
     data = path.read_bytes()
     if is_safetensors(data):
         return parse_safetensors(data, str(path))
@@ -73,37 +73,35 @@ def read_state_dict(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        # torch's own words advise to load it without the restriction.
-        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
-        reason = (
-            f"it wants to run code of its own ({wanted[1]})" if wanted else "damaged, or of a pickle protocol not 2"
-        )
+        # torch's own message is not shown, because it advises to load the file without the restriction.
+        code = re.search(r"GLOBAL ([\w.]+)", str(error))
+        reason = f"it would run code of its own ({code[1]})" if code else "damaged, or not pickle protocol 2"
         raise ModelError(
-            f"{path}: refused, {reason}; wanted is a file of tensors alone, as torch.save(network.state_dict(), FILE) "
-            "makes it where the network was trained"
+            f"{path}: refused: {reason}; save the tensors alone with torch.save(network.state_dict(), FILE) where the "
+            "network was trained"
         ) from None
-    except Exception as error:  # damaged archives raise whatever the reader trips over
-        raise ModelError(f"{path}: cannot be read as weights of torch ({first_line(error)})") from None
+    except Exception as error:  # damaged archives may raise any exception
+        raise ModelError(f"{path}: cannot be read as torch weights ({first_line(error)})") from None
     if not isinstance(state, dict):
-        raise ModelError(f"{path}: holds a {type(state).__name__}; wanted is a dictionary of tensors, a state dict")
+        raise ModelError(f"{path}: must be a dictionary of tensors (a state dict), got {type(state).__name__}")
     return state
 
 
 def is_safetensors(data: bytes) -> bool:
-    """Whether a file begins as safetensors do: the length of a header, then its opening brace."""
+    """Return whether a file begins like safetensors: the length of a header, then its opening brace."""
     return len(data) > 9 and int.from_bytes(data[:8], "little") < len(data) and data[8:9] == b"{"
 
 
 def is_torch_file(start: bytes) -> bool:
-    """Whether a file begins as those of `torch.save`: a zip archive, or a pickle of protocol 2 (before 2020)."""
+    """Return whether a file begins like those of `torch.save`: a zip archive, or a pickle of protocol 2 (before 2020)."""
     return start[:4] == b"PK\x03\x04" or start[:2] == b"\x80\x02"
 
 
 def _check_archive(data: bytes, path: Path) -> None:
-    """Tensors are stored uncompressed; an archive that grows when unpacked is none of torch's."""
+    """Raise `ModelError` for a damaged archive, a program, or an archive that grows: torch stores tensors uncompressed."""
     try:
         if not zipfile.is_zipfile(io.BytesIO(data)):
-            return  # a pickle of before 2020, or nothing at all
+            return  # a pickle from before 2020, or not a torch file
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             total = sum(entry.file_size for entry in archive.infolist())
             program = any(re.search(r"/(?:constants\.pkl|archive_format)$", name) for name in archive.namelist())
@@ -111,15 +109,15 @@ def _check_archive(data: bytes, path: Path) -> None:
         raise ModelError(f"{path}: a damaged archive ({first_line(error)})") from None
     if program:
         raise ModelError(
-            f"{path}: holds a program (TorchScript or torch.export), not weights alone; wanted is what "
-            "torch.save(network.state_dict(), FILE) writes, network being torch.jit.load(FILE) or its like"
+            f"{path}: contains a program (TorchScript or torch.export), not only weights; load it, for instance with "
+            "torch.jit.load(FILE), and save its weights with torch.save(network.state_dict(), FILE)"
         )
     if total > len(data):
-        raise ModelError(f"{path}: {len(data)} bytes that claim to hold {total}")
+        raise ModelError(f"{path}: the archive has {len(data)} bytes but would unpack to {total}, unlike torch's files")
 
 
 def require_torch(what: str) -> None:
-    """Raises `RuntimeUnavailable` where torch or safetensors is not installed; `what` needs them."""
+    """Raise `RuntimeUnavailable`, which names `what` needs them, if torch or safetensors is not installed."""
     try:
         import safetensors
         import torch  # noqa: F401

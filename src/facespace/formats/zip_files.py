@@ -1,4 +1,4 @@
-"""Weights out of a zip: the frozen graph, or else the checkpoint, and nothing else; all sizes are checked before."""
+"""Unpacks a TensorFlow model from a zip: only the frozen graph, else only the checkpoint, after checking all sizes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from facespace.errors import ModelError
 from facespace.io.files import named_in_errors
 from facespace.io.text import plain_text
 
-MAX_BYTES = 2**31 - 1  # of all members taken together, unpacked
-_MAX_RATIO = 100  # weights hardly shrink; the graph beside a checkpoint does by ten times
-_SMALL = 2**20  # bytes; of less, no ratio is asked
-_MAX_READ = 2**20  # bytes at once; a list of contents that is longer is not of an archive of a few weights
+MAX_BYTES = 2**31 - 1  # of all unpacked members together
+_MAX_RATIO = 100  # of compression; weights hardly shrink, the graph of a checkpoint shrinks ten times
+_SMALL = 2**20  # bytes; the ratio of smaller members is not checked
+_MAX_READ = 2**20  # bytes at once; the directory of an archive with a few weights is shorter
 _CHUNK = 2**18
 _DATA = re.compile(r"\.data-\d{5}-of-\d{5}$")
 _DAMAGED = (
@@ -30,51 +30,50 @@ _DAMAGED = (
     EOFError,
     ValueError,
     OverflowError,
-    RuntimeError,  # a member wants a password, or a compression nobody has
+    RuntimeError,  # a member needs a password or an unsupported compression
 )
 
 
 def is_archive(path: Path) -> bool:
-    """Whether the file begins like a zip."""
+    """Return whether the file begins like a zip."""
     with path.open("rb") as file:
         return file.read(4) == b"PK\x03\x04"
 
 
-def holds_graph(archive: Path) -> bool:
-    """Whether a zip names a TensorFlow graph among its members: those of torch have none."""
+def contains_graph(archive: Path) -> bool:
+    """Return whether a zip has a TensorFlow graph among its members, which a zip of torch does not."""
     try:
         with _BoundedFile(io.FileIO(archive)) as file, zipfile.ZipFile(file) as opened:
             return any(name.endswith((".pb", ".meta")) for name in opened.namelist())
     except (ModelError, *_DAMAGED):
-        return False  # who reads it says what is wrong
+        return False  # reading it reports the error
 
 
 def unpack_weights(archive: Path, folder: Path) -> Path:
-    """Write what a zip holds of a TensorFlow model into the new `folder`: returns the frozen graph's path.
+    """Unpack the TensorFlow model in a zip into the new `folder`; return the path of its frozen graph.
 
-    Where there is no frozen graph (`.pb`), it is `folder`, with a checkpoint's `.meta`, `.index` and `.data` files.
-    Files get the last part of their names; what the zip says of folders is not followed. Raises `ModelError` for a
-    damaged zip and for one with several models, with names that lead out of it, links, passwords, or members too
-    large or too well compressed to be weights.
+    If there is no frozen graph (`.pb`), return `folder`, with a checkpoint's `.meta`, `.index` and `.data` files. Files
+    keep the last part of their names; folders in the zip are ignored. Raises `ModelError` for a damaged zip, for several
+    models, names that lead out of the zip, links, passwords, and members too large or too well compressed to be weights.
     """
     try:
         with _BoundedFile(io.FileIO(archive)) as file, zipfile.ZipFile(file) as opened:
-            members = _wanted(opened.infolist(), str(archive))
+            members = _chosen_members(opened.infolist(), str(archive))
             folder.mkdir()
             for name, member in members.items():
                 _write(opened, member, folder / name)
     except _DAMAGED as error:
-        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # that one is for seeking to nonsense
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: seeking to an invalid offset
             raise
         reason = plain_text(str(error))[:200] or type(error).__name__
-        raise ModelError(f"{archive}: a damaged zip ({reason}); fetch it again") from None
+        raise ModelError(f"{archive}: a damaged zip ({reason}); download it again") from None
     if len(members) == 1:
         return folder / next(iter(members))
     return folder
 
 
 class _BoundedFile(io.BufferedReader):
-    """A file that is read in small pieces, also by a library that believes the sizes it finds in it."""
+    """A file that refuses large reads, because `zipfile` trusts the sizes in the file and would allocate that much memory."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is None or size < 0 or size > _MAX_READ:
@@ -83,18 +82,18 @@ class _BoundedFile(io.BufferedReader):
             self.seek(here)
             size = left if size is None or size < 0 else min(size, left)
         if size > _MAX_READ:
-            raise ModelError(f"{self.name}: a list of contents of {size} bytes; at most {_MAX_READ} were expected")
+            raise ModelError(f"{self.name}: the zip's directory must have at most {_MAX_READ} bytes, got {size}")
         return super().read(size)
 
 
-def _wanted(members: Sequence[zipfile.ZipInfo], source: str) -> dict[str, zipfile.ZipInfo]:
-    """The members to unpack, by the names they get, all of them checked."""
+def _chosen_members(members: Sequence[zipfile.ZipInfo], source: str) -> dict[str, zipfile.ZipInfo]:
+    """Choose and check the members to unpack; return them by their new names."""
     graphs: list[zipfile.ZipInfo] = []
     checkpoint: list[zipfile.ZipInfo] = []
     for member in members:
         name = member.filename
         last = re.split(r"[/\\]", name)[-1]
-        if name.startswith("__MACOSX/") or last.startswith("._"):  # what a Mac adds for itself
+        if name.startswith("__MACOSX/") or last.startswith("._"):  # added by macOS
             continue
         if last.endswith(".pb"):
             graphs.append(member)
@@ -102,22 +101,24 @@ def _wanted(members: Sequence[zipfile.ZipInfo], source: str) -> dict[str, zipfil
             checkpoint.append(member)
     chosen = graphs or checkpoint
     if len(graphs) > 1:
-        raise ModelError(f"{source}: holds {len(graphs)} frozen graphs (.pb), wanted one; unpack it and give the one")
+        raise ModelError(
+            f"{source}: must contain one frozen graph (.pb), got {len(graphs)}; unpack it and give one of them"
+        )
     if not graphs:
         kinds = [_DATA.sub(".data", member.filename).rpartition(".")[2] for member in checkpoint]
         if kinds.count("meta") != 1 or kinds.count("index") != 1 or "data" not in kinds:
             raise ModelError(
-                f"{source}: wanted a frozen graph (.pb) or one checkpoint (.meta, .index, .data); "
-                f"there is neither among its {len(members)} entries"
+                f"{source}: must contain a frozen graph (.pb) or one checkpoint (.meta, .index, .data), got neither in "
+                f"its {len(members)} entries"
             )
     if sum(member.file_size for member in chosen) > MAX_BYTES:
-        raise ModelError(f"{source}: its weights would have more than {MAX_BYTES} bytes")
+        raise ModelError(f"{source}: its weights must have at most {MAX_BYTES} bytes unpacked, got more")
     named: dict[str, zipfile.ZipInfo] = {}
     for member in chosen:
         _check(member, source)
         name = PurePosixPath(member.filename).name
         if name in named:
-            raise ModelError(f"{source}: holds {name} twice")
+            raise ModelError(f"{source}: contains {name} twice")
         named[name] = member
     return named
 
@@ -126,23 +127,23 @@ def _check(member: zipfile.ZipInfo, source: str) -> None:
     where = f"{source}: {plain_text(member.filename)[:100]}"
     path = PurePosixPath(member.filename)
     if path.is_absolute() or ".." in path.parts or not re.fullmatch(r"[\w.+/ -]+", member.filename):
-        raise ModelError(f"{where}: a name that leads out of the zip, or that not every system takes")
+        raise ModelError(f"{where}: the name leads out of the zip or is invalid on some systems")
     if stat.S_ISLNK(member.external_attr >> 16):
-        raise ModelError(f"{where}: a link, wanted a file")
+        raise ModelError(f"{where}: must be a file, got a link")
     if member.flag_bits & 1:
-        raise ModelError(f"{where}: wants a password; unpack it and give the .pb")
+        raise ModelError(f"{where}: needs a password; unpack it and give the .pb")
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ModelError(f"{where}: compressed by method {member.compress_type}; unpack it and give the .pb")
     if member.file_size > max(_SMALL, _MAX_RATIO * member.compress_size):
         raise ModelError(
-            f"{where}: {member.compress_size} bytes that would unpack to {member.file_size}; weights do not shrink so"
+            f"{where}: {member.compress_size} bytes would unpack to {member.file_size}, but weights hardly shrink"
         )
 
 
 def _write(opened: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> None:
     n_bytes = 0
     with opened.open(member) as reader, named_in_errors(target), target.open("xb") as writer:
-        while piece := reader.read(_CHUNK):  # never more than the entry says; the library sees to that
+        while piece := reader.read(_CHUNK):  # zipfile never returns more than the entry's size
             n_bytes += len(piece)
             writer.write(piece)
     if n_bytes != member.file_size:

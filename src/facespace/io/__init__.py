@@ -1,7 +1,7 @@
-"""Reading and writing that is safe: images, PNG files, files that appear whole or not at all, checksums.
+"""Safe reading and writing: images, PNG files, atomic writes, checksums.
 
-Begin with `image`, the only reader of photographs, `file_kinds`, which says what counts as one, and `files`, through which everything is written. `protobuf` and
-`tensor_file` read bytes that cannot be trusted. A new kind of file that several rooms read gets its module here.
+Begin with `image`, the only reader of photos; `file_kinds`, which decides what a photo is; and `files`, which writes every
+file. `protobuf` and `tensor_file` read untrusted bytes. A new kind of file that several packages read gets a module here.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What a file is: a photo, a video, or neither. The one rule that every command and reader goes by.
+"""Decides whether a file is a photo, a video, or neither, for every command and reader.
 
-The first bytes decide. Where a folder is searched, an ending of photos or videos is taken at its word, so that folders
-of hundreds of thousands of photos are not opened twice; whoever reads such a file tells what is wrong with it. All
-other files are looked into: a photo without an ending, or called `a.jpg~`, is a photo.
+The first bytes decide. When a folder is searched, the ending of a photo or video is trusted, so that folders of hundreds of
+thousands of photos are not opened twice; the reader of such a file reports what is wrong with it. All other files are
+opened: a photo without an ending, or called `a.jpg~`, is a photo too.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import BinaryIO
 
 from facespace.io.motion_jpeg import follows_itself
 
-START = 512  # bytes of a file that tell what it is
+START = 512  # bytes that identify a file's format
 
 
 class Kind(enum.Enum):
-    """What a file holds."""
+    """The kind of a file."""
 
     PHOTO = "photo"
     VIDEO = "video"
@@ -37,7 +37,7 @@ _VIDEOS = (
 IMAGE_ENDINGS = frozenset(f".{ending}" for ending in f"{_PHOTOS} {_RAW_PHOTOS}".split())
 MOTION_JPEG_ENDINGS = frozenset({".mjpeg", ".mjpg", ".mjpe"})
 VIDEO_ENDINGS = MOTION_JPEG_ENDINGS | {f".{ending}" for ending in _VIDEOS.split()}
-_SHARED_ENDINGS = {".ts", ".mts"}  # of programs' sources, too
+_SHARED_ENDINGS = {".ts", ".mts"}  # also of TypeScript sources
 
 _RAW_STARTS = (
     (b"FUJIFILMCCD-RAW", "Fujifilm RAF"),
@@ -55,7 +55,7 @@ _TIFF_STARTS = (b"II*\0", b"MM\0*", b"MM*\0", b"II\0*", b"MM\0+", b"II+\0")
 _BMP_HEADERS = {12, 16, 40, 52, 56, 64, 108, 124}
 _PPM = re.compile(rb"P[1-6fFy]\s+(?:#[^\n]*\n\s*)*\d")
 _JPEG = b"\xff\xd8\xff"
-_STRAY = 16  # bytes in front of a JPEG that are skipped at most
+_STRAY = 16  # most bytes in front of a JPEG that are skipped
 _VIDEO_STARTS = (
     b"\x1aE\xdf\xa3",  # Matroska, WebM
     b"FLV\x01",
@@ -74,7 +74,7 @@ _MULTIPART = re.compile(rb"--[^\r\n]{1,200}\r?\n(?:[^\r\n]+\r?\n)*?content-type:
 
 
 def photo_format(start: bytes) -> str:
-    """The format of a photo by its first `START` bytes, or nothing; "RAW" is a raw photo that is no TIFF file.
+    """Return the format of a photo by its first `START` bytes; "" if unknown; "RAW" for a raw photo that is not a TIFF file.
 
     >>> photo_format(b"RIFF....WEBPVP8 "), photo_format(b"<html>")
     ('WEBP', '')
@@ -108,7 +108,7 @@ def photo_format(start: bytes) -> str:
 
 
 def stray_bytes(start: bytes) -> int:
-    """How many bytes stand in front of a JPEG that do not belong there; 0 for everything else.
+    """Return the number of stray bytes in front of a JPEG; 0 for everything else.
 
     >>> stray_bytes(b"\\n\\xff\\xd8\\xff\\xe0"), stray_bytes(b"\\xff\\xd8\\xff\\xe0"), stray_bytes(b"text")
     (1, 0, 0)
@@ -117,7 +117,7 @@ def stray_bytes(start: bytes) -> int:
 
 
 def raw_format(start: bytes) -> str:
-    """What a raw photo that is no TIFF file is called, or nothing.
+    """Return the name of the format of a raw photo that is not a TIFF file; "" for everything else.
 
     >>> raw_format(b"FUJIFILMCCD-RAW 0201")
     'Fujifilm RAF'
@@ -130,7 +130,7 @@ def raw_format(start: bytes) -> str:
 
 
 def image_ending(encoded: bytes) -> str | None:
-    """The ending of a file with this image in it; None where it is of no kind that is read here.
+    """Return the file ending for an encoded image; None for an unknown format.
 
     >>> image_ending(b"RIFF....WEBPVP8 "), image_ending(b"<html>")
     ('.webp', None)
@@ -145,9 +145,9 @@ def image_ending(encoded: bytes) -> str | None:
 
 
 def is_video(path: str | os.PathLike[str]) -> bool:
-    """Whether a file is to be read as a video: it begins like one, or is called like one and is no photo.
+    """Return whether a file is a video: it begins like one, or has the ending of one and is not a photo.
 
-    Nothing is decoded and PyAV is not needed. What cannot be opened is no video: who reads it as a photo says why.
+    Nothing is decoded and PyAV is not needed. A file that cannot be opened is not a video; reading it as a photo reports why.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -159,7 +159,7 @@ def is_video(path: str | os.PathLike[str]) -> bool:
     """
     try:
         start, motion_jpeg = _look(os.fspath(path))
-    except (OSError, ValueError):  # ValueError: a name no file can have
+    except (OSError, ValueError):  # ValueError: an impossible file name
         return False
     if start is None:
         return False
@@ -169,9 +169,9 @@ def is_video(path: str | os.PathLike[str]) -> bool:
 
 
 def kind_in_folder(path: str | os.PathLike[str]) -> Kind:
-    """What a file is that was found in a folder. Only where its ending says nothing is it opened.
+    """Return the kind of a file found in a folder; it is opened only if its ending does not decide.
 
-    A file that may not be opened counts as a photo, so that its reader tells why.
+    A file that must not be opened counts as a photo, so that its reader reports why.
 
     >>> kind_in_folder("not there.JPG"), kind_in_folder("not there.mov"), kind_in_folder("not there.txt")
     (<Kind.PHOTO: 'photo'>, <Kind.VIDEO: 'video'>, <Kind.OTHER: 'other'>)
@@ -183,7 +183,7 @@ def kind_in_folder(path: str | os.PathLike[str]) -> Kind:
         return Kind.VIDEO
     try:
         start, motion_jpeg = _look(os.fspath(path))
-    except (FileNotFoundError, ValueError):  # a link that leads nowhere; a name no file can have
+    except (FileNotFoundError, ValueError):  # a broken link; an impossible file name
         return Kind.OTHER
     except OSError:
         return Kind.PHOTO
@@ -195,7 +195,7 @@ def kind_in_folder(path: str | os.PathLike[str]) -> Kind:
 
 
 def video_start(start: bytes) -> bool:
-    """Whether a file begins like a video, by its first `START` bytes: a container, or a bare stream.
+    """Return whether the first `START` bytes of a file are those of a video: a container, or a bare stream.
 
     >>> video_start(b"\\0\\0\\0\\1\\x67\\x42\\0\\x1e"), video_start(b"\\xff\\xd8\\xff\\xe0")
     (True, False)
@@ -204,9 +204,9 @@ def video_start(start: bytes) -> bool:
         return False
     if start[4:8] == b"ftyp":
         return start[8:12] not in _SOUND_BRANDS
-    if start[4:8] in _QUICKTIME_BOXES and start[0] < 0x20:  # a size; letters are higher
+    if start[4:8] in _QUICKTIME_BOXES and start[0] < 0x20:  # first byte of a size, not of text
         return True
-    # 188 bytes a packet, in files of cameras behind 4 more.
+    # Packets of 188 bytes; in files of cameras, 4 more bytes precede each.
     transport = any(start[at : at + 1 + 2 * size : size] == b"GGG" for at, size in ((0, 188), (4, 192)))
     return (
         transport
@@ -224,7 +224,7 @@ def _is_mj2(start: bytes) -> bool:
 
 
 def _is_bare_stream(start: bytes) -> bool:
-    """H.264 or HEVC without a container: NAL units behind start codes (Annex B), the parameters of the stream among them."""
+    """Return whether the bytes are H.264 or HEVC without a container: NAL units with parameter sets (Annex B)."""
     if not start.startswith((b"\0\0\x01", b"\0\0\0\x01")):
         return False
     units = [(found[1][0], start[found.end(1) : found.end(1) + 2]) for found in _START_CODE.finditer(start)]
@@ -239,7 +239,7 @@ def _is_bare_stream(start: bytes) -> bool:
 
 
 def _look(path: str) -> tuple[bytes | None, bool]:
-    """The first bytes of a file, None for what is no regular file, and whether it is JPEG after JPEG."""
+    """Return the first bytes of a file, None if it is not a regular file, and whether it is Motion JPEG."""
     if not stat.S_ISREG(os.stat(path).st_mode):  # opening a fifo would wait for its writer
         return None, False
     with open(path, "rb") as file:
@@ -248,9 +248,9 @@ def _look(path: str) -> tuple[bytes | None, bool]:
 
 
 def is_motion_jpeg(file: BinaryIO, name: str) -> bool:
-    """Whether what begins as a JPEG is a video of such pictures: it is called so, or one frame follows the other.
+    """Return whether a file that begins with a JPEG is Motion JPEG, by its ending or because more frames follow.
 
-    What is called like a photo is one: panoramas, depth and moving pictures of phones lie behind photos, too.
+    A file with the ending of a photo is a photo: phones append panoramas, depth maps and motion pictures to photos.
     """
     ending = _ending(name)
     if ending in MOTION_JPEG_ENDINGS or ending in IMAGE_ENDINGS:

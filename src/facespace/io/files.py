@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Writes files and folders atomically: after a crash either the old version or the new one is complete."""
 
 from __future__ import annotations
 
@@ -20,19 +20,23 @@ from facespace.io.text import one_line
 
 AnyPath = TypeVar("AnyPath", bound=PurePath)
 
-TEMPORARY = ".facespace-"  # how names of unfinished files begin
-_OLD = f"{TEMPORARY}old-"  # and those of folders that are moved aside
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of an `OSError`: there is no room for a file
+TEMPORARY = ".facespace-"  # prefix of unfinished files
+_OLD = f"{TEMPORARY}old-"  # prefix of folders that are moved aside
+FULL = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+)  # error numbers of an `OSError`: disk full, quota or file size limit exceeded
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @contextlib.contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
-    """A temporary path beside `target` that takes its place when the block ends well, and is removed when it does not.
+    """Yield a temporary path next to `target`, which replaces `target` if the block succeeds and is removed if it fails.
 
-    What was written is on the disk before it takes its place: after a crash the old file is there or the new one. A link
-    stays, and the file it leads to is replaced; a file that is replaced hands its mode on. What is no file (a device, a
-    pipe, `/dev/stdout`) is not replaced: everything is written to it when the block ends.
+    The content is flushed to the disk before the replacement, so after a crash either the old or the new file exists. If
+    `target` is a link, the file it leads to is replaced. The mode of a replaced file is kept. A device or a pipe, such as
+    `/dev/stdout`, is not replaced: the content is written to it when the block ends.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -52,7 +56,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
     given, target = target, Path(os.path.realpath(target))
     mode = stat.S_IMODE(target.stat().st_mode) if target.is_file() else None
     path = target.parent / f"{TEMPORARY}{secrets.token_hex(8)}{target.suffix}"
-    # Not by `tempfile`, whose files are private: a result is as readable as any other file of its user.
+    # Not `tempfile`, whose files only their owner can read: results get the user's default permissions.
     with named_in_errors(given):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666 if mode is None else mode | 0o200))
     try:
@@ -69,16 +73,16 @@ def atomic_path(target: Path) -> Iterator[Path]:
 
 
 def is_stdout(target: Path) -> bool:
-    """Whether what is written to a path goes where this process prints: `/dev/stdout`, or a terminal or pipe by its name."""
+    """Return whether a path is this process's standard output: `/dev/stdout`, or the terminal or pipe behind it."""
     try:
         return os.path.samestat(target.stat(), os.fstat(1))
-    except OSError:  # there is no such file, or no stdout
+    except OSError:  # no such file, or no standard output
         return False
 
 
 @contextlib.contextmanager
 def named_in_errors(target: Path) -> Iterator[None]:
-    """Name `target` in an `OSError` from inside that names no file, as writing to an open one does, or a hidden one.
+    """Set the file name of an `OSError` in the block to `target` if it has none, as for open files, or a temporary one.
 
     >>> with named_in_errors(Path("a.txt")):
     ...     raise OSError(errno.ENOSPC, "No space left on device")
@@ -88,34 +92,34 @@ def named_in_errors(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        named = [f"{os.sep}{name}" for name in (error.filename, error.filename2) if name]  # both, of a copy or a move
+        named = [f"{os.sep}{name}" for name in (error.filename, error.filename2) if name]  # copies and moves have both
         if error.errno and (not named or any(f"{os.sep}{TEMPORARY}" in name for name in named)):
             error.filename = str(target)
-            del error.filename2  # which is printed where it is None
+            del error.filename2  # otherwise it is printed as None
         raise
 
 
 def remedy(error: OSError) -> str:
-    """What to do about a file that the system refuses, as the end of a message; empty where that is not known.
+    """Return advice for an error of the file system, to append to its message; empty if there is none.
 
     >>> remedy(OSError(errno.ENOSPC, "No space left on device"))
     '; make room and start the same command again'
     """
     if error.errno == errno.EFBIG:
-        return "; no file may be so large there: raise the limit (ulimit -f), or give another place"
+        return "; the file is too large for that place: raise the limit (ulimit -f), or give another place"
     if error.errno in FULL:
         return "; make room and start the same command again"
-    return "; get the right to use it, or give another place" if error.errno in _REFUSED else ""
+    return "; change its permissions, or give another place" if error.errno in _REFUSED else ""
 
 
 def write_bytes(target: Path, data: bytes) -> None:
-    """Write a whole file as `atomic_path` does."""
+    """Write a file atomically, as `atomic_path` does."""
     with atomic_path(target) as path:
         path.write_bytes(data)
 
 
 def write_together(files: Mapping[Path, bytes | str]) -> None:
-    """Write files that belong together, text as UTF-8: none takes its place before all are written."""
+    """Write files that belong together, text as UTF-8; none replaces its target before all are written."""
     with contextlib.ExitStack() as stack:
         for target, data in files.items():
             path = stack.enter_context(atomic_path(target))
@@ -123,10 +127,10 @@ def write_together(files: Mapping[Path, bytes | str]) -> None:
 
 
 def take_folder_place(unfinished: Path, target: Path) -> None:
-    """Rename a whole folder to `target`; one that has the name stays until then, and where that does not succeed.
+    """Rename a finished folder to `target`; an existing `target` is replaced, but kept if the renaming fails.
 
-    What is in it is on the disk before. The old folder is moved aside for a moment: a process that is killed right then
-    leaves no `target`, and `restore_folder`, also at the next call of this, brings the old one back.
+    The content is flushed to the disk first. The old folder is moved aside for a moment. If the process is killed at that
+    moment, `target` is missing, and `restore_folder`, or the next call of this function, brings the old folder back.
     """
     restore_folder(target)
     for folder, _, names in os.walk(unfinished):
@@ -156,15 +160,15 @@ def restore_folder(target: Path) -> None:
 
 
 def restore_folders(parent: Path) -> None:
-    """`restore_folder` for every folder in `parent` that was moved aside."""
+    """Call `restore_folder` for every folder in `parent` that was moved aside."""
     for old in parent.glob(f"{_OLD}*"):
         restore_folder(parent / old.name.removeprefix(_OLD))
 
 
 def place_from(folder: AnyPath, target: AnyPath) -> AnyPath:
-    """The path that leads from a folder to a file, where both can be moved together; else the file's own. Both are absolute.
+    """Return the relative path from a folder to a file if both can be moved together, else `target`. Both are absolute.
 
-    They can where they have more in common than the root: `..` through the root of another machine leads nowhere.
+    They can if they share more than the root, because a relative path through the root fails on another machine.
 
     >>> from pathlib import PurePosixPath, PureWindowsPath
     >>> str(place_from(PurePosixPath("/home/ann/people"), PurePosixPath("/home/ann/photos/a.jpg")))
@@ -179,19 +183,19 @@ def place_from(folder: AnyPath, target: AnyPath) -> AnyPath:
 
 
 def sync_file(path: Path) -> None:
-    """Wait until a file is on the disk."""
+    """Flush a file to the disk."""
     with path.open("rb+" if os.name == "nt" else "rb") as file:
         os.fsync(file.fileno())
 
 
 def sync_folder(path: Path) -> None:
-    """Wait until the names in a folder are on the disk, where the system can tell."""
+    """Flush the names in a folder to the disk, if the system supports it."""
     if not hasattr(os, "O_DIRECTORY"):  # Windows
         return
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)
-    except OSError as error:  # some network file systems cannot
+    except OSError as error:  # some network file systems do not support it
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:
@@ -203,7 +207,7 @@ def _moved_aside(target: Path) -> Path:
 
 
 def _remove_at_once(folder: Path) -> None:
-    """Remove a folder that nobody may find half removed."""
+    """Remove a folder; rename it first, so that it is never seen partly removed."""
     gone = folder.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
     with contextlib.suppress(FileNotFoundError):
         folder.rename(gone)
@@ -211,7 +215,7 @@ def _remove_at_once(folder: Path) -> None:
 
 
 def _is_special(target: Path) -> bool:
-    """Whether there is something other than a file: a device, a pipe."""
+    """Return whether a path is a device, a pipe or the like, neither a regular file nor a folder."""
     try:
         mode = target.stat().st_mode
     except OSError:
@@ -220,9 +224,9 @@ def _is_special(target: Path) -> bool:
 
 
 def _descriptor(target: Path) -> int | None:
-    """The open file of this process that a path like `/dev/stdout` or `/dev/fd/3` means, by its number; else None."""
+    """Return the number of the open file behind a path like `/dev/stdout` or `/dev/fd/3`; None for other paths."""
     path = os.path.abspath(target)
-    for _ in range(40):  # links in a row
+    for _ in range(40):  # at most so many links
         folder, name = os.path.split(path)
         if name.isdecimal() and os.path.realpath(folder) in (f"/proc/{os.getpid()}/fd", "/dev/fd"):
             return int(name)
@@ -233,27 +237,27 @@ def _descriptor(target: Path) -> int | None:
 
 
 def _write_through(path: Path, target: Path, descriptor: int | None) -> None:
-    for stream in (sys.stdout, sys.stderr):  # what was printed before comes before
+    for stream in (sys.stdout, sys.stderr):  # so that earlier output comes first
         stream.flush()
     with path.open("rb") as source, open(target if descriptor is None else os.dup(descriptor), "wb") as out:
         shutil.copyfileobj(source, out)
 
 
 def read_whole(path: str | os.PathLike[str], max_bytes: int) -> bytes:
-    """All bytes of a regular file; `DatasetError` where it cannot be read, is empty or longer than `max_bytes`."""
+    """Read a regular file; raises `DatasetError` if it cannot be read, is empty or is longer than `max_bytes`."""
     file = one_line(os.fspath(path))
     try:
         status = os.stat(path)  # before opening: opening a fifo waits for its writer
         if not stat.S_ISREG(status.st_mode):
             raise DatasetError(f"{file}: not a regular file")
         if status.st_size > max_bytes:
-            raise DatasetError(f"{file}: {status.st_size:,} bytes; no file of its kind is longer than {max_bytes:,}")
+            raise DatasetError(f"{file}: must have at most {max_bytes:,} bytes, got {status.st_size:,}")
         with open(path, "rb") as stream:
-            data = stream.read(status.st_size)  # which is taken at once: not `max_bytes`
-    except (OSError, ValueError, MemoryError) as error:  # ValueError: a name no file can have
+            data = stream.read(status.st_size)  # not `max_bytes`, because `read` allocates what it is asked for
+    except (OSError, ValueError, MemoryError) as error:  # ValueError: an impossible file name
         missing = isinstance(error, (FileNotFoundError, NotADirectoryError))
-        said = error.strerror if isinstance(error, OSError) else str(error)
-        raise DatasetError(f"{file}: " + ("no such file" if missing else f"cannot be read ({said})")) from None
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise DatasetError(f"{file}: " + ("no such file" if missing else f"cannot be read ({reason})")) from None
     if not data:
         raise DatasetError(f"{file}: the file is empty")
     return data

@@ -1,4 +1,4 @@
-"""Anything a photo can come as → one upright RGB array."""
+"""Reads a photo from a path, bytes, a file, a PIL image or an array as one upright RGB array."""
 
 from __future__ import annotations
 
@@ -28,34 +28,34 @@ from facespace.io.jpeg2000 import claimed_size
 from facespace.io.jpeg_limits import check_jpeg
 from facespace.io.png_limits import check_png
 from facespace.io.ppm_limits import check_ppm
-from facespace.io.prefetch import wait_for_room
+from facespace.io.prefetch import wait_for_memory
 from facespace.io.raw_photos import NOT_DEVELOPED, full_picture
 
-MAX_PARTS = 100_000  # strips or tiles of a TIFF; one row a strip is 17,000, and each costs a decoder
-MAX_RECORD = 2**30  # bytes; no image is longer, and a damaged length takes no memory
+MAX_PARTS = 100_000  # strips or tiles of a TIFF, each with a decoder of its own; strips of one row are about 17,000
+MAX_RECORD = 2**30  # bytes of an encoded image, so that a damaged length does not allocate memory
 
 RGB = npt.NDArray[np.uint8]
 Path = str | os.PathLike[str] | os.PathLike[bytes]
 Source = Path | bytes | bytearray | memoryview | BinaryIO | Image.Image | npt.NDArray[Any]
 
-# Pillow's names; its other decoders (EPS, PDF, FITS, …) are never asked.
+# Pillow's names; its other decoders (EPS, PDF, FITS, …) are never used.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000")
 _VIDEO = "a video, not a photo; facespace identify and classify predict name people in videos"
 _APPLE_DOUBLE = b"\0\x05\x16\x07"
-_STRIP = 2**20  # pixels that are converted at once, so that a large photo is in memory twice at most
+_STRIP = 2**20  # pixels converted at once, so that a large photo is in memory at most twice
 _BLOCK = 2**26  # bytes
-# What a file asks for beside its pixels is looked at before Pillow sees it.
+# Checks of the work that a file can cause besides its pixels, made before Pillow opens it.
 _CHECKS = {"JPEG": check_jpeg, "PNG": check_png, "PPM": check_ppm}
 
 
 class DamagedImageWarning(UserWarning):
-    """A photo was read although something in its file is not as it should be."""
+    """A photo was read although its file is slightly damaged."""
 
 
 def pixel_limit(default: int = MAX_PIXELS) -> int:
-    """How many pixels a picture may have: what the variable `FACESPACE_MAX_PIXELS` says, else the default.
+    """Return the maximum number of pixels of a picture: the environment variable `FACESPACE_MAX_PIXELS`, else the default.
 
-    Raises `ValueError` when the variable holds no positive whole number.
+    Raises `ValueError` if the variable is not a positive whole number.
 
     >>> pixel_limit() == MAX_PIXELS or MAX_PIXELS_VARIABLE in os.environ
     True
@@ -69,16 +69,16 @@ def pixel_limit(default: int = MAX_PIXELS) -> int:
 
 
 def read(source: Source, *, max_pixels: int | None = None) -> RGB:
-    """A photo as a new upright (H,W,3) uint8 RGB array, C-contiguous, from a path, bytes, file, PIL image or array.
+    """Read a photo from a path, bytes, file, PIL image or array as a new (H,W,3) uint8 RGB array, upright and C-contiguous.
 
-    EXIF orientation is applied and transparency laid over white. Of 16 bits the high byte is kept; where all values of gray
-    have 8, 10, 12 or 14 bits, as those of scientific cameras, the highest 8 of these. Floats are in [0, 1] or, when any is
-    above 1, in [0, 255]. Of several frames the first counts, of a file object all of it. A JPEG that lacks its end mark
-    alone, or has a few stray bytes in front, is read with a `DamagedImageWarning`.
+    EXIF orientation is applied, and transparent pixels are blended with white. Of 16 bits the high byte is kept; if all gray
+    values have 8, 10, 12 or 14 bits, as from scientific cameras, their highest 8 bits. Floats are in [0, 1] or, if any is
+    above 1, in [0, 255]. Only the first frame is read; a file object is read from its beginning. A JPEG that only lacks its
+    end mark, or has a few stray bytes in front, is read with a `DamagedImageWarning`.
     An array is (H,W), (H,W,1), (H,W,2) gray and alpha, (H,W,3) or (H,W,4), of uint8, uint16, bool or float.
 
-    Raises `ImageError` when it is no readable image or has more than `max_pixels` (asked before it is decoded; by default
-    `pixel_limit()`, 250 million), and `TypeError` when `source` is nothing of the above.
+    Raises `ImageError` if it is not a readable image or has more than `max_pixels` (checked before decoding; by default
+    `pixel_limit()`, 250 million), and `TypeError` if `source` is of any other type.
 
     >>> read(np.array([[0.0, 1.0]])).tolist()
     [[[0, 0, 0], [255, 255, 255]]]
@@ -97,18 +97,18 @@ def read(source: Source, *, max_pixels: int | None = None) -> RGB:
         return _read_file(source, max_pixels)
     got = type(source).__name__
     if source is None:
-        got = "None, which is what some libraries give for a file they cannot read"
-    raise TypeError(f"wanted a path, bytes, a binary file, a PIL image or a numpy array; got {got}")
+        got = "None, which some libraries return for a file they cannot read"
+    raise TypeError(f"an image must be a path, bytes, a binary file, a PIL image or a NumPy array, got {got}")
 
 
 def read_reduced(
     source: Path | bytes, least_scale: Callable[[int, int], float], *, max_pixels: int | None = None
 ) -> tuple[RGB, int]:
-    """A photo as `read` gives it, or a JPEG at 1/n of its size, and n: 1, 2, 4 or 8.
+    """Read a photo like `read`, or a JPEG at 1/n of its size; return the pixels and n: 1, 2, 4 or 8.
 
-    `least_scale` gives, for the height and width of the stored picture, the scale below which it must not fall. A JPEG's
-    blocks of 8x8 pixels are decoded to 4x4, 2x2 or one pixel, which takes half of the time and 1/n² of the memory. Pixel
-    (x, y) stands for the n x n pixels from (n·x, n·y) on. Errors and warnings are those of `read`.
+    `least_scale` returns the smallest allowed scale for the height and width of the stored picture. A JPEG's blocks of 8x8
+    pixels are decoded to 4x4, 2x2 or one pixel, which takes half of the time and 1/n² of the memory. Pixel (x, y)
+    represents the n x n pixels from (n·x, n·y) on. Errors and warnings are those of `read`.
 
     >>> from facespace.io.pictures import encode
     >>> photo = encode(Image.new("RGB", (400, 300)), "JPEG")
@@ -123,16 +123,16 @@ def read_reduced(
 
 
 def as_rgb(image: Source) -> RGB:
-    """The image as (H,W,3) uint8 RGB: such an array as it is, without a copy, and everything else by `read`.
+    """Return the image as (H,W,3) uint8 RGB: such an array without a copy, everything else by `read`.
 
-    Raises `ImageError` and `TypeError` like it, and `ValueError` for an array that is no image.
+    Raises `ImageError` and `TypeError` like `read`, and `ValueError` for an array that is not an image.
 
     >>> as_rgb(np.array([[0, 255]], np.uint8)).shape
     (1, 2, 3)
     >>> as_rgb(None)
     Traceback (most recent call last):
         ...
-    TypeError: wanted a path, bytes, a binary file, a PIL image or a numpy array; got None, which is what some libraries give for a file they cannot read
+    TypeError: an image must be a path, bytes, a binary file, a PIL image or a NumPy array, got None, which some libraries return for a file they cannot read
     """
     if isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8:
         return image
@@ -142,13 +142,13 @@ def as_rgb(image: Source) -> RGB:
         return read(image)
     except ImageError:
         raise ValueError(
-            f"an image must be (H, W, 3) uint8 RGB, or gray, with alpha, of floats in [0, 1]; got {image.dtype} of shape "
+            f"an image must be (H, W, 3) uint8 RGB, or gray, with alpha, or floats in [0, 1], got {image.dtype} of shape "
             f"{image.shape}"
         ) from None
 
 
 def are_several(images: object) -> bool:
-    """Whether these may be several images: something to iterate over that is not one path, one array or one file's bytes.
+    """Return whether `images` may be several images: an iterable that is not one path, one array or one file's bytes.
 
     >>> are_several(["a.jpg"]), are_several("a.jpg"), are_several(np.zeros((4, 4, 3), np.uint8))
     (True, False, False)
@@ -171,7 +171,7 @@ def _read_path(path: str, max_pixels: int, least_scale: Callable[[int, int], flo
             raise ImageError(path, "not a regular file")
         with open(path, "rb") as stream:
             return _read_stream(stream, path, max_pixels, least_scale)
-    except (OSError, ValueError) as error:  # ValueError: a name no file can have
+    except (OSError, ValueError) as error:  # ValueError: an impossible file name
         missing = isinstance(error, (FileNotFoundError, NotADirectoryError))
         raise ImageError(path, "no such file" if missing else f"cannot be opened ({_text(error)})") from error
 
@@ -186,20 +186,20 @@ def _read_file(file: BinaryIO, max_pixels: int) -> RGB:
     except (OSError, ValueError, MemoryError) as error:
         raise ImageError(name, f"cannot be read ({_text(error)})") from error
     if not isinstance(data, (bytes, bytearray, memoryview)):
-        raise TypeError(f"a file object must be binary; its read() gave {type(data).__name__}")
+        raise TypeError(f"a file object must be binary, but its read() returned {type(data).__name__}")
     return _read_stream(io.BytesIO(data), name, max_pixels)[0]
 
 
 def _read_stream(
     stream: BinaryIO, name: str, max_pixels: int, least_scale: Callable[[int, int], float] = _whole_size
 ) -> tuple[RGB, int]:
-    """The pixels at 1/n of the size, and n: 1 for all but JPEGs."""
+    """Return the pixels at 1/n of the size, and n, which is 1 for all formats except JPEG."""
     start = stream.read(START)
     if not start:
         raise ImageError(name, "the file is empty")
     image_format = _recognise(start, name)
     if image_format == "JPEG" and (stray := stray_bytes(start)):
-        least_scale = _whole_size  # who reads it a second time would be warned a second time
+        least_scale = _whole_size  # a second reading at full size would warn a second time
         stream.seek(stray)
         stream = io.BytesIO(stream.read(MAX_RECORD))
         _warn(name, f"skipped {stray} stray byte{'s' if stray > 1 else ''} before the JPEG")
@@ -234,25 +234,25 @@ def _read_stream(
 
 
 def _reduce(image: Image.Image, least_scale: Callable[[int, int], float], turn: int) -> int:
-    """Have an opened JPEG decoded at 1/n of its size, and give n; `turn` is its orientation if it has none itself."""
+    """Set an opened JPEG to be decoded at 1/n of its size, and return n; `turn` is the orientation if it has none."""
     _check_size(image.size)
     width, height = image.size
     scale = least_scale(height, width)
     n = next((n for n in (8, 4, 2) if scale <= 1 / n and min(width, height) >= n), 1)
-    # A block that is cut by the right or lower border would come first in a turned photo, and shift all others.
+    # In a rotated photo, a block cut by the right or lower border could come first and shift all others.
     if (width % n or height % n) and _orientation(image, turn) != 1:
         return 1
     reduced = n > 1 and image.mode in ("RGB", "L") and image.draft(image.mode, (width // n, height // n)) is not None
     if reduced and image.info.get("progressive"):
-        wait_for_room(width * height)  # its decoder keeps the coefficients of the full picture
+        wait_for_memory(width * height)  # its decoder keeps the coefficients of the full picture
     return n if reduced else 1
 
 
 def _without_end_mark(stream: BinaryIO, turn: int) -> RGB | None:
-    """The pixels of a JPEG whose end mark is all that is missing, else None.
+    """Return the pixels of a JPEG that only lacks its end mark; None if more is missing.
 
-    A decoder that meets the end mark too early makes up the rest, and does not say so. So the file is also read with other
-    bytes before the mark: of a whole picture they are superfluous, of one cut short they would be its next pixels.
+    A decoder that meets the end mark too early invents the missing pixels without an error. So the file is also read with
+    other bytes before the mark: in a complete picture they change nothing, in a cut one they change the next pixels.
     """
     stream.seek(0)
     data = stream.read(MAX_RECORD)
@@ -260,7 +260,7 @@ def _without_end_mark(stream: BinaryIO, turn: int) -> RGB | None:
     whole, digests = None, set()
     for more in (b"", b"\x5a\xa5\x3c\xc3" * 16):
         with _openers()["JPEG"][0](io.BytesIO(data + more + b"\xff\xd9"), "") as image:
-            whole = None  # two large pictures beside the decoder's would be one too many
+            whole = None  # free the first picture before decoding the second
             whole = _read_pil(image, turn)
         digests.add(hashlib.blake2b(whole.data).digest())
     return whole if len(digests) == 1 else None
@@ -277,12 +277,12 @@ def _read_heic(stream: BinaryIO) -> RGB:
         raise _UnusableError("a HEIC photo needs the extra heif: pip install 'facespace[heif]'") from error
     heif = pi_heif.open_heif(stream)
     _check_size(heif.size)
-    wait_for_room(heif.size[0] * heif.size[1])
-    return _rgb(heif.to_pillow())  # upright already
+    wait_for_memory(heif.size[0] * heif.size[1])
+    return _rgb(heif.to_pillow())  # pi_heif has already applied the orientation
 
 
 def _full_picture(stream: BinaryIO, image_format: str, name: str) -> tuple[BinaryIO, str, int]:
-    """What to decode, its format, and its EXIF orientation if it has none itself: not always the first picture of a TIFF."""
+    """Return the stream to decode, its format and its default orientation; the first picture of a TIFF may be a small one."""
     if image_format != "TIFF":
         return stream, image_format, 1
     try:
@@ -296,18 +296,18 @@ def _read_pil(image: Image.Image, turn: int = 1) -> RGB:
     _check_size(image.size)
     n_parts = len(getattr(image, "tile", ()))
     if n_parts > MAX_PARTS:
-        raise _UnusableError(f"{n_parts:,} strips or tiles; the limit is {MAX_PARTS:,}")
-    wait_for_room(image.width * image.height)
+        raise _UnusableError(f"it must have at most {MAX_PARTS:,} strips or tiles, got {n_parts:,}")
+    wait_for_memory(image.width * image.height)
     image.load()
-    # Only now, as a TIFF turns itself when it is loaded, and a PNG may have its EXIF data behind the pixels.
+    # Only after loading: Pillow then rotates a TIFF itself, and a PNG may have its EXIF data after the pixels.
     return _rgb(image, _orientation(image, turn))
 
 
 def _orientation(image: Image.Image, default: int = 1) -> int:
-    """How EXIF says that an image is to be turned, from 1, not at all, to 8."""
+    """Return the EXIF orientation of an image, from 1 (upright) to 8."""
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, default))
-    except Exception:  # whatever is wrong with the EXIF data, the pixels may be good
+    except Exception:  # the pixels may be good even if the EXIF data are damaged
         return 1
 
 
@@ -316,8 +316,8 @@ def _read_array(array: npt.NDArray[Any], max_pixels: int) -> RGB:
     known = array.dtype.kind in "bf" or array.dtype.kind + str(array.dtype.itemsize) in ("u1", "u2")
     with _decoding("<array>", max_pixels, "array"):
         if array.ndim not in (2, 3) or depth not in (1, 2, 3, 4) or not known:
-            wanted = "(H,W), (H,W,1), (H,W,2), (H,W,3) or (H,W,4) of uint8, uint16, bool or float"
-            raise _UnusableError(f"wanted {wanted}; got {array.shape} of {array.dtype}")
+            accepted = "(H,W), (H,W,1), (H,W,2), (H,W,3) or (H,W,4) of uint8, uint16, bool or float"
+            raise _UnusableError(f"an image must be {accepted}, got {array.shape} of {array.dtype}")
         _check_size((array.shape[1], array.shape[0]))
         array = np.asarray(array)
         rgb = np.empty((*array.shape[:2], 3), np.uint8)
@@ -332,14 +332,14 @@ def _read_array(array: npt.NDArray[Any], max_pixels: int) -> RGB:
 
 
 def _rgb(image: Image.Image, turn: int = 1) -> RGB:
-    """The pixels (H,W,3) of a loaded image of any mode, turned as EXIF's orientation says.
+    """Return the pixels (H,W,3) of a loaded image of any mode, rotated and mirrored by the EXIF orientation `turn`.
 
-    They are converted strip by strip, each into its place: beside the image and the result nothing large is in memory.
+    They are converted strip by strip into the result, so that nothing else large is in memory.
     """
     across = turn in (5, 6, 7, 8)
     rgb = np.empty((*(image.size if across else image.size[::-1]), 3), np.uint8)
     stored = rgb[:: -1 if turn in (3, 4, 7, 8) else 1, :: -1 if turn in (2, 3, 6, 7) else 1]
-    stored = stored.swapaxes(0, 1) if across else stored  # where each pixel of the image has its place
+    stored = stored.swapaxes(0, 1) if across else stored  # a view of the result in the image's stored orientation
 
     def strip(rows: slice) -> Image.Image:
         return image if rows == slice(0, image.height) else image.crop((0, rows.start, image.width, rows.stop))
@@ -352,7 +352,7 @@ def _rgb(image: Image.Image, turn: int = 1) -> RGB:
 
 
 def _strips(pixels: RGB) -> Iterator[slice]:
-    """The rows of an image in parts of `_STRIP` pixels."""
+    """Return the rows of an image in parts of about `_STRIP` pixels."""
     height, width = pixels.shape[:2]
     rows = max(1, _STRIP // width)
     return (slice(top, min(top + rows, height)) for top in range(0, height, rows))
@@ -363,7 +363,7 @@ def _has_wide_values(image: Image.Image) -> bool:
 
 
 def _strip_rgb(image: Image.Image, bounds: tuple[Any, Any]) -> RGB:
-    """The pixels (H,W,3) of a part of an image of any mode; `bounds` are the least and the largest value of the whole one."""
+    """Return the pixels (H,W,3) of a part of an image of any mode; `bounds` are the extreme values of the whole image."""
     if _has_wide_values(image):
         values = np.asarray(image)
         pixels = _eight_bits(values, bounds)
@@ -378,37 +378,37 @@ def _strip_rgb(image: Image.Image, bounds: tuple[Any, Any]) -> RGB:
 
 
 def _bounds(parts: Iterable[npt.NDArray[Any]]) -> tuple[Any, Any]:
-    """The least and the largest value of all parts; NaN where one has it."""
+    """Return the smallest and the largest value of all parts; NaN if any value is NaN."""
     low, high = zip(*((part.min(), part.max()) for part in parts), strict=True)
     return np.min(low), np.max(high)
 
 
 def _eight_bits(values: npt.NDArray[Any], bounds: tuple[Any, Any]) -> RGB:
-    """Pixel values as uint8, of an image with these least and largest ones; `_UnusableError` says which have no place there."""
+    """Convert pixel values to uint8; `bounds` are the image's extreme values. Raises `_UnusableError` if out of range."""
     if values.dtype == np.uint8:
         return np.asarray(values, np.uint8)
     if values.dtype.kind == "b":
         return np.asarray(values * np.uint8(255), np.uint8)
     low, high = bounds
     if values.dtype.kind == "f":
-        if not (low >= 0 and high <= 255):  # so written, NaN fails it too
-            raise _UnusableError(f"floats must lie in [0, 1] or [0, 255]; they run from {low:g} to {high:g}")
+        if not (low >= 0 and high <= 255):  # written so that NaN fails too
+            raise _UnusableError(f"floats must be in [0, 1] or [0, 255], got {low:g} to {high:g}")
         return np.rint(values * 255.0 if high <= 1 else values).astype(np.uint8)
     if low < 0 or high > 65535:
-        raise _UnusableError(f"integers must lie in 0..65535; they run from {low} to {high}")
+        raise _UnusableError(f"integers must be in 0..65535, got {low} to {high}")
     bits = next(bits for bits in (8, 10, 12, 14, 16) if high < 1 << bits)
     return np.asarray(values >> (bits - 8), np.uint8)
 
 
 def _recognise(start: bytes, name: str) -> str:
-    """The format of a file by its first bytes."""
+    """Return the format of a file by its first bytes; raises `ImageError` if it is not a supported photo."""
     image_format = photo_format(start)
     if image_format == "RAW":
         raise ImageError(name, f"a raw photo ({raw_format(start)}); {NOT_DEVELOPED}")
     if not image_format and video_start(start):
         raise ImageError(name, _VIDEO)
     if start.startswith(_APPLE_DOUBLE):
-        raise ImageError(name, "what macOS notes about a file (AppleDouble), not the photo; give the file without ._")
+        raise ImageError(name, "metadata of macOS (AppleDouble), not a photo; give the file without ._")
     if not image_format or (image_format != "HEIC" and image_format not in _openers()):
         raise ImageError(
             name, "not an image facespace reads (JPEG, PNG, WebP, BMP, GIF, TIFF, PPM, AVIF, HEIC, JPEG 2000)"
@@ -417,10 +417,10 @@ def _recognise(start: bytes, name: str) -> str:
 
 
 class _UnusableError(Exception):
-    """The reason of an `ImageError`, raised inside `_decoding`, which knows the source."""
+    """The reason for an `ImageError`; `_decoding` adds the name of the source."""
 
 
-# The limit while this thread is inside `_decoding`, else None.
+# The pixel limit while this thread is inside `_decoding`, else None.
 _limit: contextvars.ContextVar[int | None] = contextvars.ContextVar("_limit", default=None)
 
 
@@ -437,7 +437,7 @@ def _check_size(size: tuple[int, int]) -> None:
 
 @contextlib.contextmanager
 def _decoding(name: str, max_pixels: int, what: str) -> Iterator[None]:
-    """Inside, `_check_size` knows the limit, Pillow is silent, and every error becomes an `ImageError`."""
+    """Set the limit for `_check_size`, silence Pillow, and turn every error in the block into an `ImageError`."""
     _openers()
     token = _limit.set(max_pixels)
     try:
@@ -446,7 +446,7 @@ def _decoding(name: str, max_pixels: int, what: str) -> Iterator[None]:
         raise ImageError(name, str(error)) from error
     except MemoryError as error:
         raise ImageError(name, "it does not fit into memory") from error
-    except Exception as error:  # decoders raise anything on damaged data
+    except Exception as error:  # decoders may raise any exception on damaged data
         raise ImageError(name, f"a truncated, corrupt or unsupported {what} ({_text(error)})") from error
     finally:
         _limit.reset(token)
@@ -454,16 +454,16 @@ def _decoding(name: str, max_pixels: int, what: str) -> Iterator[None]:
 
 @functools.cache
 def _openers() -> dict[str, tuple[Any, Any]]:
-    """Pillow's decoders of our formats; the first call teaches Pillow to leave threads that are `_decoding` alone.
+    """Return Pillow's decoders of our formats; the first call replaces Pillow's checks for threads inside `_decoding`.
 
-    Pillow's bomb check and its warnings know only process-wide switches (`MAX_IMAGE_PIXELS`, the warnings filters).
-    Both are wrapped, to differ only for a thread inside `_decoding`; for every other they are what they were.
+    Pillow's check for decompression bombs and its warnings have only process-wide switches (`MAX_IMAGE_PIXELS`, the
+    warnings filters). Both are wrapped so that they differ only for a thread inside `_decoding`.
     """
     Image.init()
     pillow: Any = Image
     if "PILLOW_BLOCK_SIZE" not in os.environ:
-        # Memory in blocks above 32 MiB goes back to the system at once; smaller ones, such as Pillow's of 16, the allocator
-        # keeps for the thread that freed them, which of large photos adds up.
+        # The allocator returns blocks above 32 MiB to the system at once, but keeps smaller ones, such as Pillow's 16 MiB,
+        # for the thread that freed them, which adds up with large photos.
         pillow.core.set_block_size(_BLOCK)
     openers = {name: Image.OPEN[name] for name in _FORMATS if name in Image.OPEN}
     pillow_check = getattr(pillow, "_decompression_bomb_check", None)
@@ -478,7 +478,7 @@ def _openers() -> dict[str, tuple[Any, Any]]:
         if _limit.get() is None:
             warnings.warn(message, category, stacklevel + 1, **options)
 
-    if pillow_check is not None:  # a private name; without it Pillow's own limit holds too
+    if pillow_check is not None:  # a private name of Pillow; if it is missing, Pillow's own limit applies too
         pillow._decompression_bomb_check = check
     quiet: Any = types.ModuleType("warnings")
     vars(quiet).update(vars(warnings), warn=warn)
@@ -489,13 +489,13 @@ def _openers() -> dict[str, tuple[Any, Any]]:
 
 
 def _text(error: BaseException) -> str:
-    """What an error says, on one short line."""
-    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(said.split())[:200] or type(error).__name__
+    """Return an error's message as one short line."""
+    message = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(message.split())[:200] or type(error).__name__
 
 
 def decode(encoded: bytes, where: str) -> npt.NDArray[np.uint8]:
-    """An encoded image as (H,W,3) uint8 RGB; `ImageError` names `where` it lay."""
+    """Decode an image as (H,W,3) uint8 RGB; an `ImageError` names `where` it was stored."""
     try:
         return read(encoded)
     except ImageError as error:

@@ -1,18 +1,18 @@
-"""Motion JPEG: a video that is one JPEG after the other, told from a photo with more behind it."""
+"""Recognises Motion JPEG, a video of one JPEG after the other, and tells it apart from a photo with appended data."""
 
 from __future__ import annotations
 
 from typing import BinaryIO, NamedTuple
 
-_FRAMES = 3  # of one size, one behind the other: no photo is followed by two of its size
-_MOST = 32 * 2**20  # bytes that are looked at
+_FRAMES = 3  # consecutive JPEGs of one size that make a video: no photo is followed by two of its size
+_MAX_BYTES = 32 * 2**20  # read to find them
 _GAP = 16  # bytes of padding between frames
-_NO_SIZE = {0xC4, 0xC8, 0xCC}  # tables among the markers of a frame's start
+_NO_SIZE = {0xC4, 0xC8, 0xCC}  # tables in the range of the frame markers
 _ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
 
 
 class Frame(NamedTuple):
-    """A JPEG within bytes: where it ends, its width and height, whether it says that more pictures belong to it."""
+    """A JPEG within bytes: its end, its width and height, and whether its header announces further pictures."""
 
     end: int
     size: tuple[int, int]
@@ -20,12 +20,12 @@ class Frame(NamedTuple):
 
 
 def follows_itself(file: BinaryIO) -> bool:
-    """Whether a file is three JPEGs of one size or more, one behind the other. It is left at any place.
+    """Return whether a file begins with three consecutive JPEGs of one size. The file is left at any position.
 
-    A photo whose header announces pictures behind it (Multi-Picture Format, the containers of Android) is a photo.
+    A photo whose header announces further pictures (Multi-Picture Format, Android's containers) is a photo.
     """
     file.seek(0)
-    data = file.read(_MOST)
+    data = file.read(_MAX_BYTES)
     at, size = 0, None
     for _ in range(_FRAMES):
         frame = frame_at(data, at)
@@ -38,7 +38,7 @@ def follows_itself(file: BinaryIO) -> bool:
 
 
 def frame_at(data: bytes, at: int = 0) -> Frame | None:
-    """The JPEG that begins at a place, or None where none does, or its end is missing.
+    """Return the JPEG that begins at a position; None if none does, or if its end is missing.
 
     >>> frame_at(b"text") is None
     True
@@ -66,7 +66,7 @@ def frame_at(data: bytes, at: int = 0) -> Frame | None:
             has_parts = True
         if marker == 0xE1 and data.find(b"Container:Directory", at, at + 2 + length) >= 0:
             has_parts = True
-        if marker == 0xDA:  # what follows is coded pixels, in which the end mark cannot occur
+        if marker == 0xDA:  # coded pixels follow, in which the end mark cannot occur
             end = data.find(b"\xff\xd9", at)
             return None if end < 0 else Frame(end + 2, size, has_parts)
         at += 2 + length

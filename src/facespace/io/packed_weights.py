@@ -16,7 +16,7 @@ _REPAIR = "install facespace again: pip install --force-reinstall --no-deps face
 
 
 def packed_path(file_name: str) -> Path:
-    """Where the packed file is; `ModelError` where this installation lacks it."""
+    """Return the path of a packed file; raises `ModelError` if this installation lacks it."""
     path = Path(str(importlib.resources.files("facespace") / FOLDER / file_name))
     if not path.is_file():
         raise ModelError(f"{path}: the weights are missing from this installation; {_REPAIR}")
@@ -24,7 +24,7 @@ def packed_path(file_name: str) -> Path:
 
 
 def read_packed(file_name: str, sha256: str) -> bytes:
-    """The content of a packed file; `ModelError` where it is missing or its SHA-256 is another."""
+    """Return the content of a packed file; raises `ModelError` if it is missing or its SHA-256 differs."""
     path = packed_path(file_name)
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != sha256:

@@ -1,6 +1,6 @@
-"""Pictures into files, whole or not at all.
+"""Writes pictures to files atomically.
 
-They are encoded in memory first: Pillow does not notice when a full disk takes only a part of what it writes.
+They are encoded in memory first, because Pillow does not notice when a full disk stores only a part of a file.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from facespace.io.files import write_bytes
 
 
 def encode(picture: Image.Image, kind: str, **options: object) -> bytes:
-    """The file of a picture in a format that Pillow writes: JPEG, WEBP, PNG.
+    """Encode a picture in a format that Pillow writes: JPEG, WEBP, PNG.
 
     >>> encode(Image.new("RGB", (2, 3)), "PNG")[1:4]
     b'PNG'
@@ -25,5 +25,5 @@ def encode(picture: Image.Image, kind: str, **options: object) -> bytes:
 
 
 def save(picture: Image.Image, target: Path, kind: str, **options: object) -> None:
-    """Write a picture as `atomic_path` writes files; `OSError` where it cannot be written."""
+    """Write a picture as `atomic_path` does; raises `OSError` if it cannot be written."""
     write_bytes(target, encode(picture, kind, **options))

@@ -1,8 +1,8 @@
-"""Writing crops as PNG, quicker than Pillow does.
+"""Writes crops as PNG faster than Pillow.
 
-Pillow tries all five filters of the format on every row, which is most of its work on photographs. One of them, the
-mean of the pixels to the left and above, is right for nearly all of their rows; the bytes left over are packed by
-ISA-L, much faster than by zlib and about as small. PNG specification, 3rd edition, W3C.
+Pillow tries all five filters of the format on every row, which is most of its work on photos. One of them, the mean of
+the pixels to the left and above, is the best for nearly all rows of photos. ISA-L then compresses the rest, much faster
+than zlib and about as small. PNG specification, 3rd edition, W3C.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ _AVERAGE = 3  # the filter's number
 
 
 def encode_png(pixels: npt.NDArray[np.uint8]) -> bytes:
-    """A PNG file of pixels (H,W,3) uint8 RGB; `ValueError` for anything else.
+    """Encode pixels (H,W,3) uint8 RGB as a PNG file; raises `ValueError` for anything else.
 
     >>> encode_png(np.zeros((2, 3, 3), np.uint8))[:8]
     b'\\x89PNG\\r\\n\\x1a\\n'
     """
     if pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size or pixels.dtype != np.uint8:
-        raise ValueError(f"a PNG is made of pixels (H,W,3) uint8; got {pixels.dtype} of shape {pixels.shape}")
+        raise ValueError(f"pixels must be (H,W,3) uint8, got {pixels.dtype} of shape {pixels.shape}")
     height, width, _ = pixels.shape
     rows = np.ascontiguousarray(pixels).reshape(height, 3 * width)
-    near = np.zeros((height, 3 * width), np.uint16)  # left and above together, 0 beyond the border
+    near = np.zeros((height, 3 * width), np.uint16)  # sum of left and above, 0 outside the image
     near[:, 3:] = rows[:, :-3]
     near[1:] += rows[:-1]
     near >>= 1
@@ -36,7 +36,7 @@ def encode_png(pixels: npt.NDArray[np.uint8]) -> bytes:
     filtered[:, 0] = _AVERAGE
     np.subtract(rows, near.astype(np.uint8), out=filtered[:, 1:])
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 8 bits, RGB, not interlaced
-    data = isal_zlib.compress(filtered, 2)  # no level of it packs photographs better
+    data = isal_zlib.compress(filtered, 2)  # the level that compresses photos best
     return _SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", data) + _chunk(b"IEND", b"")
 
 

@@ -1,7 +1,8 @@
-"""What a PNG's chunks may ask for, looked at before anything is decoded.
+"""Limits the work that a PNG's chunks can cause, before anything is decoded.
 
-Texts and colour profiles are compressed: a kilobyte of file becomes a megabyte, again and again, and Pillow unpacks each.
-Photos have some ten chunks beside those of the pixels, programs that write texts some dozens. PNG specification, 3rd edition.
+Texts and colour profiles are compressed: every kilobyte in the file can become a megabyte, and Pillow unpacks each chunk.
+Photos have some ten chunks besides those of the pixels, some dozens if a program writes texts. PNG specification, 3rd
+edition.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ _PIXELS = {b"IDAT", b"fdAT", b"fcTL"}
 
 
 def check_png(stream: BinaryIO) -> str:
-    """Why a PNG must not be decoded: too many chunks; empty if nothing speaks against it.
+    """Return why a PNG must not be decoded, that is too many chunks; empty if it may be decoded.
 
-    The stream is read from where it stands, and left anywhere. Empty chunks of pixels count as chunks. Of a damaged file
-    as much is looked at as is there.
+    The stream is read from its position and left at any position. Empty chunks of pixels are counted too. A damaged file is
+    checked as far as it can be read.
     """
     stream.seek(8, 1)
     n_chunks = 0
@@ -24,6 +25,6 @@ def check_png(stream: BinaryIO) -> str:
         length = int.from_bytes(header[:4], "big")
         n_chunks += header[4:] not in _PIXELS or not length
         if n_chunks > MAX_CHUNKS:
-            return f"more than {MAX_CHUNKS:,} chunks that hold no pixels; a photo has about ten"
+            return f"more than {MAX_CHUNKS:,} chunks without pixels; a photo has about ten"
         stream.seek(length + 4, 1)
     return ""

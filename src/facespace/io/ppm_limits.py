@@ -1,6 +1,6 @@
-"""What a PPM, PGM or PBM may have besides pixels: a header and comments without end cost more than the file's length says.
+"""Limits the header and the comments of a PPM, PGM or PBM, which can cost far more time than the file's length suggests.
 
-Pillow reads the header byte by byte, and among numbers written as text it copies up to a megabyte for every comment.
+Pillow reads the header byte by byte, and in files with numbers as text it copies up to a megabyte for every comment.
 """
 
 from __future__ import annotations
@@ -15,18 +15,16 @@ _TEXT = (b"P1", b"P2", b"P3")
 
 
 def check_ppm(stream: BinaryIO) -> str:
-    """Why a PPM must not be decoded: its header or its comments go on and on; empty if nothing speaks against it.
+    """Return why a PPM must not be decoded, that is a header too long or too many comments; empty if it may be decoded.
 
-    The stream is read from where it stands, and left anywhere.
+    The stream is read from its position and left at any position.
 
     >>> import io
     >>> check_ppm(io.BytesIO(b"P6 1 1 #" + b"a" * 100_000)), check_ppm(io.BytesIO(b"P6 1 1 255 abc"))
     ('a header of more than 65,536 bytes', '')
     """
     start = stream.read(MAX_HEADER)
-    n_words = (
-        3 if start[:2] in (b"P1", b"P4") else 4
-    )  # the kind, width, height, and the largest value where there is one
+    n_words = 3 if start[:2] in (b"P1", b"P4") else 4  # kind, width, height and, except for bitmaps, the largest value
     if len(start) == MAX_HEADER and len(_COMMENT.sub(b"", start).split(maxsplit=n_words)) < n_words:
         return f"a header of more than {MAX_HEADER:,} bytes"
     n_comments, piece = 0, start if start.startswith(_TEXT) else b""

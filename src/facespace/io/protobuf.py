@@ -1,7 +1,7 @@
 """Protobuf without generated code: message classes from plain data, and a count of messages before parsing.
 
-A parsed message takes many times the bytes it has in its file, so two gigabytes of tiny ones would take all
-memory there is. The wire format is that of https://protobuf.dev/programming-guides/encoding.
+A parsed message takes many times its size in the file, so two gigabytes of tiny messages would take all memory. The wire
+format is described at https://protobuf.dev/programming-guides/encoding.
 """
 
 from __future__ import annotations
@@ -27,26 +27,28 @@ MAX_WEIGHTS = 2**31 - 1  # bytes; protobuf's limit for one message
 
 Schema = Mapping[str, list[tuple[str, int, str]]]
 
-MAX_MESSAGES = 2**22  # strings and bytes counted too; a face network with its training has a tenth of that
+MAX_MESSAGES = 2**22  # including strings and bytes; a face network with its training has a tenth of that
 _WHOLE_NUMBERS = ("int32", "int64", "bool")
-_NUMBERS_A_MESSAGE = 4  # whole numbers, which are one byte in the file and eight when parsed; and what takes time
+_NUMBERS_PER_MESSAGE = (
+    4  # whole numbers that cost as much as a message: each has one byte in the file, eight when parsed
+)
 
 
 def check_message_count(data: bytes, schema: Schema, root: str, limit: int = MAX_MESSAGES) -> None:
-    """`ValueError` where a message `root` of `schema` holds more than `limit` messages, strings and bytes in all.
+    """Raise `ValueError` if a message `root` of `schema` contains more than `limit` messages, strings and bytes in total.
 
-    Four numbers count as one, but packed floating-point ones, which take no more memory than they have bytes. Groups,
-    which no format here has, are refused. Bytes that are no message end the count: the parser, which reads in the same
-    order, ends there too.
+    Four numbers count as one message, except packed floating-point numbers, which take no more memory than in the file.
+    Groups are refused, because no format here uses them. The count ends at bytes that are not a message: the parser reads
+    in the same order and stops there too.
 
     >>> schema = {"Item": [("name", 1, "string")], "List": [("item", 1, "Item*")]}
     >>> check_message_count(b"\\n\\x00" * 3, schema, "List", limit=3)
     >>> check_message_count(b"\\n\\x00" * 4, schema, "List", limit=3)
     Traceback (most recent call last):
-    ValueError: it holds more than 3 messages
+    ValueError: it contains more than 3 messages
     """
     fields = {name: {number: kind.rstrip("*") for _, number, kind in entries} for name, entries in schema.items()}
-    units, most = 0, limit * _NUMBERS_A_MESSAGE
+    units, most = 0, limit * _NUMBERS_PER_MESSAGE
     position, end = 0, len(data)
     inside = fields[root]
     outer: list[tuple[int, dict[int, str]]] = []
@@ -55,7 +57,7 @@ def check_message_count(data: bytes, schema: Schema, root: str, limit: int = MAX
             if not outer:
                 return
             end, inside = outer.pop()
-        key = data[position]  # most numbers are below 128, one byte
+        key = data[position]  # fast path: most numbers are below 128, one byte
         position += 1
         if key >= 128:
             key, position = read_varint(data, position - 1, end)
@@ -74,14 +76,14 @@ def check_message_count(data: bytes, schema: Schema, root: str, limit: int = MAX
             if what is None:
                 units += 1
             elif what in _WHOLE_NUMBERS:
-                units += _NUMBERS_A_MESSAGE + length
+                units += _NUMBERS_PER_MESSAGE + length
             else:
-                units += _NUMBERS_A_MESSAGE
+                units += _NUMBERS_PER_MESSAGE
                 within = fields.get(what)
             if within is None:
                 position += length
         elif kind in (3, 4):
-            raise ValueError("it holds a group")
+            raise ValueError("it contains a group")
         elif kind in (0, 1, 5):
             units += 1
             if kind == 0:
@@ -93,14 +95,14 @@ def check_message_count(data: bytes, schema: Schema, root: str, limit: int = MAX
         if position < 0:
             return
         if units > most:
-            raise ValueError(f"it holds more than {limit} messages")
+            raise ValueError(f"it contains more than {limit} messages")
         if within is not None:
             outer.append((end, inside))
             end, inside = position + length, within
 
 
 def read_varint(data: bytes, position: int, end: int) -> tuple[int, int]:
-    """The number at a position and the position after it, −1 where there is none."""
+    """Return the number at a position and the position after it, which is −1 if there is no number."""
     value = shift = 0
     while 0 <= position < end and shift < 70:
         byte = data[position]
@@ -113,14 +115,14 @@ def read_varint(data: bytes, position: int, end: int) -> tuple[int, int]:
 
 
 def message_class(package: str, messages: dict[str, list[tuple[str, int, str]]], root: str) -> Any:
-    """The protobuf class `root` of a schema given as plain data, without generated code; see `message_classes`."""
+    """Return the protobuf class `root` of a schema given as plain data, without generated code; see `message_classes`."""
     return message_classes(package, messages, root)[0]
 
 
-def message_classes(package: str, messages: dict[str, list[tuple[str, int, str]]], *wanted: str) -> list[Any]:
-    """The protobuf classes of that names of a schema given as plain data, without generated code.
+def message_classes(package: str, messages: dict[str, list[tuple[str, int, str]]], *names: str) -> list[Any]:
+    """Return the protobuf classes `names` of a schema given as plain data, without generated code.
 
-    A field type is a key of `SCALARS` or another message's name, with a trailing `*` when it repeats.
+    A field type is a key of `SCALARS` or another message's name, with a trailing `*` if the field is repeated.
     """
     file = descriptor_pb2.FileDescriptorProto(name=f"{package}.proto", package=package, syntax="proto3")
     for name, fields in messages.items():
@@ -140,4 +142,4 @@ def message_classes(package: str, messages: dict[str, list[tuple[str, int, str]]
                 field.type_name = f".{package}.{kind}"
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
-    return [message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{package}.{name}")) for name in wanted]
+    return [message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{package}.{name}")) for name in names]

@@ -1,8 +1,8 @@
-"""The full picture in a TIFF file that begins with a small one: raw photos, and files with a thumbnail in front.
+"""Finds the full picture in a TIFF file that begins with a small one: raw photos, and files with a thumbnail in front.
 
-Raw photos of most cameras, DNG too, are TIFF files: a few directories (IFDs), each of a picture. The raw one cannot be
-shown without developing it; beside it lie previews, of which the largest often has its size. TIFF 6.0, TIFF/EP (ISO
-12234-2), DNG 1.7.
+Raw photos of most cameras, also DNG, are TIFF files with a few directories (IFDs), one per picture. The raw picture cannot
+be shown without developing it, but there are previews next to it, and the largest often has its size. TIFF 6.0, TIFF/EP
+(ISO 12234-2), DNG 1.7.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ _TAGS = {
     _JPEG, _JPEG_BYTES, _EXIF, _PIXEL_WIDTH, _PIXEL_HEIGHT, _DNG_VERSION,
 }  # fmt: skip
 _SIZES = {1: 1, 3: 2, 4: 4, 13: 4, 16: 8, 18: 8}  # of whole numbers, in bytes, by their type
-_RAW_PHOTOMETRIC = {32803, 34892}  # the pixels of a sensor, before and after the colours of each are known
+_RAW_PHOTOMETRIC = {32803, 34892}  # a sensor's pixels, before and after demosaicing
 _REDUCED, _MASK = 1, 4  # bits of `_SUBFILE`
 _OLD_JPEG = 6
-_MOST_DIRECTORIES, _MOST_ENTRIES, _MOST_VALUES = 64, 1000, 64
-_NEARLY_FULL = 0.9  # of the raw picture's longer side; what it has more are a sensor's edges
-_MOST = 2**30  # bytes
-_JPEG_START = 2**20  # bytes within which a JPEG says its size
+_MAX_DIRECTORIES, _MAX_ENTRIES, _MAX_VALUES = 64, 1000, 64
+_NEARLY_FULL = 0.9  # of the raw picture's longer side; the rest is the sensor's edges
+_MAX_BYTES = 2**30
+_JPEG_START = 2**20  # bytes within which a JPEG's header gives its size
 
-NOT_DEVELOPED = "raw photos are not developed here: export it as JPEG or TIFF"
+NOT_DEVELOPED = "raw photos are not developed here; export it as JPEG or TIFF"
 
 Tags = dict[int, tuple[int, ...]]
 
 
 class FullPicture(NamedTuple):
-    """A file to decode instead, its format as Pillow calls it, and its EXIF orientation where it has none itself."""
+    """A file to decode instead, Pillow's name of its format, and the EXIF orientation to use if it has none itself."""
 
     data: bytes
     format: str
@@ -45,14 +45,14 @@ class FullPicture(NamedTuple):
 class _Candidate(NamedTuple):
     size: tuple[int, int]
     at: int  # of its directory, or of its JPEG
-    n_bytes: int  # of the JPEG, 0 where it is to be decoded as TIFF
+    n_bytes: int  # of the JPEG; 0 if it is to be decoded as TIFF
     tags: Tags
 
 
 def full_picture(file: BinaryIO) -> FullPicture | None:
-    """The largest full picture of a TIFF file, None where it is the first, as nearly always.
+    """Return the largest full picture of a TIFF file; None if it is the first picture, which is the usual case.
 
-    Raises `ValueError` for a raw photo without a preview of its full size, with the reason. The file is left at any place.
+    Raises `ValueError` for a raw photo without a preview of its full size. The file is left at any position.
     """
     file.seek(0)
     header = file.read(16)
@@ -67,7 +67,7 @@ def full_picture(file: BinaryIO) -> FullPicture | None:
     else:
         if not _is_part(first):
             return None
-        # Some writers call every picture a smaller copy.
+        # Some programs mark every picture as a smaller copy.
         seen = [tags for tags in directories.values() if min(_size(tags)) and not _one(tags, _SUBFILE) & _MASK]
         full = [tags for tags in seen if not _is_part(tags)] or seen
         pictures = [_Candidate(_size(tags), at, 0, tags) for at, tags in directories.items() if tags in full]
@@ -79,14 +79,14 @@ def full_picture(file: BinaryIO) -> FullPicture | None:
         file.seek(best.at)
         return FullPicture(file.read(best.n_bytes), "JPEG", turn)
     file.seek(0)
-    data = bytearray(file.read(_MOST))
+    data = bytearray(file.read(_MAX_BYTES))
     _, big, _, _ = _layout(header)
     struct.pack_into(_order(header) + ("Q" if big else "I"), data, 8 if big else 4, best.at)
     return FullPicture(bytes(data), "TIFF", 1 if _ORIENTATION in best.tags else turn)
 
 
 def _preview(file: BinaryIO, directories: dict[int, Tags], raw: list[Tags]) -> _Candidate:
-    """The largest picture beside the raw one; `ValueError` unless it has nearly its size."""
+    """Return the largest preview of a raw picture; raises `ValueError` unless it has nearly the full size."""
     candidates, sizes = [], [_size(tags) for tags in raw]
     for at, tags in directories.items():
         sizes.append((_one(tags, _PIXEL_WIDTH), _one(tags, _PIXEL_HEIGHT)))
@@ -104,23 +104,23 @@ def _preview(file: BinaryIO, directories: dict[int, Tags], raw: list[Tags]) -> _
         return best
     what = f"of {width} x {height} pixels " if width else ""
     has = f"only a preview of {best.size[0]} x {best.size[1]}" if best is not None else "no preview"
-    raise ValueError(f"a raw photo {what}with {has} in it; {NOT_DEVELOPED}")
+    raise ValueError(f"a raw photo {what}with {has}; {NOT_DEVELOPED}")
 
 
 def _jpeg(file: BinaryIO, tags: Tags) -> _Candidate | None:
-    """The JPEG file that a directory points to, if its begin lies there."""
+    """Return the JPEG file that a directory points to; None if there is no JPEG."""
     place, n_bytes = tags.get(_JPEG, ()), tags.get(_JPEG_BYTES, ())
     if not (place and n_bytes) and _one(tags, _COMPRESSION) == _OLD_JPEG:
         place, n_bytes = tags.get(_STRIPS, ()), tags.get(_STRIP_BYTES, ())
-    if len(place) != 1 or len(n_bytes) != 1 or not 0 < n_bytes[0] <= _MOST:
+    if len(place) != 1 or len(n_bytes) != 1 or not 0 < n_bytes[0] <= _MAX_BYTES:
         return None
     start = _bytes(file, place[0], min(n_bytes[0], _JPEG_START))
-    frame = frame_at(start + b"\xff\xd9")  # its size is asked, not its end
+    frame = frame_at(start + b"\xff\xd9")  # an end mark, because only the size is needed
     return None if frame is None else _Candidate(frame.size, place[0], n_bytes[0], tags)
 
 
 def _bytes(file: BinaryIO, at: int, n_bytes: int) -> bytes:
-    """At most `n_bytes` from a place, none where the file has no such place; further reads go on behind them."""
+    """Read at most `n_bytes` from a position; none if it is beyond the end. The next read continues after them."""
     if at >= file.seek(0, os.SEEK_END):
         return b""
     file.seek(at)
@@ -128,7 +128,7 @@ def _bytes(file: BinaryIO, at: int, n_bytes: int) -> bytes:
 
 
 def _is_part(tags: Tags) -> bool:
-    """Whether a picture is a smaller copy of another, or a mask for it."""
+    """Return whether a picture is a smaller copy of another, or a mask for it."""
     return bool(_one(tags, _SUBFILE) & (_REDUCED | _MASK)) or _one(tags, _OLD_SUBFILE) == 2 or not min(_size(tags))
 
 
@@ -140,8 +140,8 @@ def _pixels(candidate: _Candidate) -> int:
     return candidate.size[0] * candidate.size[1]
 
 
-def _one(tags: Tags, tag: int, otherwise: int = 0) -> int:
-    return next(iter(tags.get(tag, ())), otherwise)
+def _one(tags: Tags, tag: int, default: int = 0) -> int:
+    return next(iter(tags.get(tag, ())), default)
 
 
 def _order(header: bytes) -> str:
@@ -149,7 +149,7 @@ def _order(header: bytes) -> str:
 
 
 def _layout(header: bytes) -> tuple[int, bool, str, str]:
-    """Where the first directory is, whether offsets have 8 bytes, and the formats of a count and of an entry."""
+    """Return the offset of the first directory, whether offsets have 8 bytes, and the formats of a count and an entry."""
     order, big = _order(header), 43 in header[2:4]
     header = header.ljust(16, b"\0")
     if big:
@@ -158,11 +158,11 @@ def _layout(header: bytes) -> tuple[int, bool, str, str]:
 
 
 def _directories(file: BinaryIO, header: bytes) -> dict[int, Tags]:
-    """The directories by where they are, in the order they are found; each once, and not more than `_MOST_DIRECTORIES`."""
+    """Return at most `_MAX_DIRECTORIES` directories by their offsets, in the order found, each once."""
     at, _, _, _ = _layout(header)
     found: dict[int, Tags] = {}
     waiting = [at]
-    while waiting and len(found) < _MOST_DIRECTORIES:
+    while waiting and len(found) < _MAX_DIRECTORIES:
         at = waiting.pop(0)
         if not at or at in found:
             continue
@@ -175,12 +175,12 @@ def _directories(file: BinaryIO, header: bytes) -> dict[int, Tags]:
 
 
 def _directory(file: BinaryIO, header: bytes, at: int) -> tuple[Tags, int]:
-    """The whole numbers of one directory that are asked for, and where the next one is, 0 for none."""
+    """Return the values of one directory for the tags in `_TAGS`, and the offset of the next directory, 0 for none."""
     _, big, count_format, entry_format = _layout(header)
     size = struct.calcsize(entry_format)
     start = _bytes(file, at, struct.calcsize(count_format))
     n_entries = struct.unpack(count_format, start)[0] if len(start) == struct.calcsize(count_format) else 0
-    if not 0 < n_entries <= _MOST_ENTRIES:
+    if not 0 < n_entries <= _MAX_ENTRIES:
         return {}, 0
     data = file.read(n_entries * size + (8 if big else 4))
     tags: Tags = {}
@@ -194,12 +194,12 @@ def _directory(file: BinaryIO, header: bytes, at: int) -> tuple[Tags, int]:
 
 
 def _values(file: BinaryIO, order: str, size: int, n_values: int, value: bytes) -> tuple[int, ...]:
-    """The values of an entry, at most `_MOST_VALUES`: they are in it, or where it points to."""
+    """Return at most `_MAX_VALUES` values of an entry, which contains them or points to them."""
     byte_order = "little" if order == "<" else "big"
     if n_values * size > len(value):
-        value = _bytes(file, int.from_bytes(value, byte_order), min(n_values, _MOST_VALUES) * size)  # type: ignore[arg-type]
-    wanted = value[: min(n_values, _MOST_VALUES) * size]
+        value = _bytes(file, int.from_bytes(value, byte_order), min(n_values, _MAX_VALUES) * size)  # type: ignore[arg-type]
+    data = value[: min(n_values, _MAX_VALUES) * size]
     return tuple(
-        int.from_bytes(wanted[at : at + size], byte_order)  # type: ignore[arg-type]
-        for at in range(0, len(wanted), size)
+        int.from_bytes(data[at : at + size], byte_order)  # type: ignore[arg-type]
+        for at in range(0, len(data), size)
     )

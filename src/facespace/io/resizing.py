@@ -1,8 +1,8 @@
-"""Photos made smaller without a second photo in memory.
+"""Shrinks photos without a second copy of the photo in memory.
 
-Pillow shrinks in two steps when it is given a `reducing_gap`: whole blocks of pixels become their mean, then the result is
-resampled. It copies the photo for that, at four bytes a pixel. The blocks are independent of each other, so here they are
-made strip by strip.
+With a `reducing_gap`, Pillow shrinks in two steps: blocks of pixels are averaged, then the result is resampled. For this it
+copies the photo with four bytes per pixel. The blocks are independent of each other, so here they are averaged strip by
+strip.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def resized(
     box: tuple[float, float, float, float] | None = None,
     reducing_gap: float,
 ) -> npt.NDArray[np.uint8]:
-    """The `box` (x1 y1 x2 y2) of an image (H,W,3) as one of `size` (height, width); equal to Pillow's bilinear `resize`.
+    """Resize the `box` (x1 y1 x2 y2) of an image (H,W,3) to `size` (height, width), equal to Pillow's bilinear `resize`.
 
     >>> resized(np.zeros((40, 60, 3), np.uint8), (4, 6), reducing_gap=2.0).shape
     (4, 6, 3)
@@ -29,7 +29,7 @@ def resized(
     height, width = pixels.shape[:2]
     x1, y1, x2, y2 = box = box or (0.0, 0.0, float(width), float(height))
     across, down = (max(1, int(side / to / reducing_gap)) for side, to in ((x2 - x1, size[1]), (y2 - y1, size[0])))
-    whole = x1 == y1 == 0 and x2 > width - 1 and y2 > height - 1  # else Pillow's blocks begin in the midst of the image
+    whole = x1 == y1 == 0 and x2 > width - 1 and y2 > height - 1  # else Pillow's blocks begin inside the image
     if not whole or across == down == 1 or height * width <= _STRIP:
         image = Image.fromarray(np.ascontiguousarray(pixels))
         return np.asarray(image.resize(size[::-1], Image.Resampling.BILINEAR, box=box, reducing_gap=reducing_gap))

@@ -1,4 +1,4 @@
-"""Arrays and a record in JSON in one safetensors file: the project's own files that are no models. Never a pickle."""
+"""The project's own files except models: arrays and a JSON record in one safetensors file, never a pickle."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from facespace.io.text import first_line, plain_text
 
 _VERSION = "1"
 _MAX_BYTES = 4 << 30  # two million rows of 512 numbers
-_IN_HEADER = 1 << 20  # safetensors reads no header of more than 100 MB; longer records are an array of bytes
+_IN_HEADER = 1 << 20  # bytes of a record in the header, which safetensors limits to 100 MB; longer ones become an array
 _RECORD = "record"
 _DTYPES = {
     "f2": "F16", "f4": "F32", "f8": "F64", "i1": "I8", "i2": "I16", "i4": "I32", "i8": "I64",
@@ -42,11 +42,11 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 
 def write_tensor_file(path: Path, kind: str, arrays: Mapping[str, npt.NDArray[Any]], record: dict[str, Any]) -> None:
-    """Write arrays and record, whole or not at all; `kind` says what the file is, "classifier" for instance.
+    """Write arrays and a record atomically; `kind` is the kind of file, for instance "classifier".
 
-    `FacespaceError` where `read_tensor_file` would refuse the file for its size; one that is there stays then.
-    It is written array by array: safetensors' own writers make a copy of the whole file in memory, or report a full disk
-    without its error number.
+    Raises `FacespaceError` if the file would be too large for `read_tensor_file`; an existing file is then kept. The file
+    is written array by array, because safetensors' own writers copy the whole file in memory, or report a full disk without
+    its error number.
     """
     metadata = {"format": f"facespace-{kind}", "version": _VERSION}
     held = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
@@ -63,7 +63,7 @@ def write_tensor_file(path: Path, kind: str, arrays: Mapping[str, npt.NDArray[An
     start = json.dumps(header).encode()
     start += b" " * (-len(start) % 8)
     if (size := 8 + len(start) + end) > _MAX_BYTES:
-        raise FacespaceError(f"{plain_text(str(path))}: {size} bytes to write; a {kind} has at most {_MAX_BYTES}")
+        raise FacespaceError(f"{plain_text(str(path))}: a {kind} must have at most {_MAX_BYTES} bytes, got {size}")
     with atomic_path(path) as unfinished, unfinished.open("wb") as file:
         file.write(struct.pack("<Q", len(start)) + start)
         for array in held.values():
@@ -73,32 +73,32 @@ def write_tensor_file(path: Path, kind: str, arrays: Mapping[str, npt.NDArray[An
 def read_tensor_file(
     path: Path, kind: str, error: type[FacespaceError], *, remedy: str
 ) -> tuple[Arrays, dict[str, Any]]:
-    """Read what `write_tensor_file` wrote; `error` names what is wrong, and `remedy` what to do.
+    """Read a file of `write_tensor_file`; raises `error`, whose message says what is wrong and ends with `remedy`.
 
-    A pickle is refused as one. No more memory is taken than the file is long.
+    A pickle is refused. Reading takes no more memory than the file's size.
     """
     name = plain_text(str(path))
     if not path.is_file():
         raise error(f"{name}: no {kind} there; {remedy}")
     size = path.stat().st_size
     if size > _MAX_BYTES:
-        raise error(f"{name}: {size} bytes; a {kind} has at most {_MAX_BYTES}")
+        raise error(f"{name}: a {kind} must have at most {_MAX_BYTES} bytes, got {size}")
     with path.open("rb") as file:
         start = file.read(16)
-        # The first eight bytes of safetensors are a length, which may begin like a pickle; the next is a brace.
+        # A safetensors file begins with an eight-byte length, which may look like a pickle, and a brace.
         if start.startswith(_PICKLES) and start[8:9] != b"{":
-            raise error(f"{name}: a pickle, which could run any code when it is loaded, so it is not; {remedy}")
+            raise error(f"{name}: a pickle, which could run any code, is refused; {remedy}")
         header = struct.unpack("<Q", start[:8])[0] if len(start) >= 8 else 0
         if not 2 <= header <= size - 8:
-            raise error(f"{name}: not a {kind} of facespace, or cut short; {remedy}")
+            raise error(f"{name}: not a facespace {kind}, or cut short; {remedy}")
         file.seek(0)
         data = file.read()
     try:
         metadata = json.loads(data[8 : 8 + header]).get("__metadata__", {})
         if metadata.get("format") != f"facespace-{kind}":
-            raise error(f"{name}: not a {kind} of facespace; {remedy}")
+            raise error(f"{name}: not a facespace {kind}; {remedy}")
         if metadata.get("version") != _VERSION:
-            raise error(f"{name}: version {metadata.get('version')!r}; this facespace reads {_VERSION}")
+            raise error(f"{name}: the version must be {_VERSION} for this facespace, got {metadata.get('version')!r}")
         arrays: Arrays = dict(load(data))
         inside = metadata.get("record")
         record = json.loads(arrays.pop(_RECORD).tobytes() if inside is None else inside)
@@ -110,5 +110,5 @@ def read_tensor_file(
 
 
 def damaged(path: Path, kind: str, error: type[FacespaceError], wrong: Exception, *, remedy: str) -> FacespaceError:
-    """The error for contents that do not fit together."""
+    """Return the error for a damaged file."""
     return error(f"{plain_text(str(path))}: a damaged {kind} ({plain_text(first_line(wrong))}); {remedy}")

@@ -1,4 +1,4 @@
-"""Text from outside made safe to store and print: names of people and of files."""
+"""Makes untrusted text safe to store and print: names of people and of files."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import re
 import unicodedata
 
 _MAX_NAME = 200
-# Marks that reorder the text around them, and line ends that are no controls.
+# Characters that reorder the text around them, and line separators that are not control characters.
 _MARKS = re.compile("[\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 def plain_text(text: str) -> str:
-    """Text that JSON, SQLite and a terminal take: bytes of a path that are no UTF-8, and controls, become escapes.
+    """Escape bytes of a path that are not UTF-8, and control characters, so that JSON, SQLite and terminals accept the text.
 
     >>> plain_text("caf\\udce9.jpg")
     'caf\\\\xe9.jpg'
     """
-    # Nearly all names and paths are printable as they are: letters are looked at one by one only where they are not.
+    # Fast path: nearly all names and paths are printable.
     return text if text.isprintable() else "".join(map(_plain, text))
 
 
 def _plain(letter: str) -> str:
-    if "\udc80" <= letter <= "\udcff":  # how Python keeps a byte of a path that is no UTF-8
+    if "\udc80" <= letter <= "\udcff":  # Python's surrogate for a byte of a path that is not UTF-8
         return f"\\x{ord(letter) - 0xDC00:02x}"
     if unicodedata.category(letter) in ("Cc", "Cs"):
         return letter.encode("unicode_escape").decode("ascii")
@@ -29,7 +29,7 @@ def _plain(letter: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """`plain_text` for a message: what `escape_marks` replaces becomes escapes too.
+    """Escape text for a message, as `plain_text` and `escape_marks` do.
 
     >>> print(one_line("a" + chr(0x2028) + "b.jpg"))
     a\\u2028b.jpg
@@ -38,9 +38,9 @@ def one_line(text: str) -> str:
 
 
 def escape_marks(text: str) -> str:
-    """Direction marks and Unicode's line separators as escapes, as JSON writes them too.
+    """Escape direction marks and Unicode's line separators, in the notation of JSON.
 
-    A name that is stored keeps them, but on a terminal they could show a line in another order than it has.
+    Stored names keep them, but on a terminal they could change the order of a line's characters.
 
     >>> print(escape_marks("gpj." + chr(0x202E) + "anna"))
     gpj.\\u202eanna
@@ -49,7 +49,7 @@ def escape_marks(text: str) -> str:
 
 
 def clean_name(name: str) -> str:
-    """A person's name as it is stored: composed Unicode, outer blanks off. `ValueError` when nothing is left.
+    """Return a person's name as it is stored: composed Unicode, stripped. Raises `ValueError` if it is empty or too long.
 
     >>> clean_name("  Zoe\\u0308 ")
     'Zoë'
@@ -63,7 +63,7 @@ def clean_name(name: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says, its first line alone, at most 200 characters; its class where it says nothing.
+    """Return the first line of an exception's message, at most 200 characters; its class name if it has no message.
 
     >>> first_line(ValueError("too long\\nby far")), first_line(MemoryError())
     ('too long', 'MemoryError')

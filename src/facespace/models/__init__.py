@@ -1,9 +1,9 @@
-"""Finding a recognition model by name, file or folder, and opening it.
+"""Finds a recognition model by name, file or folder, and opens it.
 
-Begin with `opening.open_model`, the only place that decides what a file is. `spec_inference` and `spec_file` find out what
-a network was trained to see where its file does not say. `zoo` lists the named models with their licences; `folder` is
+Begin with `opening.open_model`, the only place that decides what a file is. `spec_inference` and `spec_file` find the
+input spec of a network whose file does not contain it. `zoo` lists the named models with their licences; `folder` is
 the project's own format: `model.json`, `model.onnx`, `model.safetensors`. To add a named model, write a `ModelCard` in
-`zoo`; to add a format, a reader in `formats` and a function in `opening`.
+`zoo`; to add a format, write a reader in `formats` and a function in `opening`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The project's own format of a model: a folder of `model.json`, which says everything, and the weights.
+"""The project's own model format: a folder with `model.json`, which describes the model, and the weights.
 
-`model.safetensors` holds the weights of a network of `backbones/`, to train on and for GPUs; `model.onnx` the same
-network as the runtimes of every processor take it. A folder has one of them or both. `model.json` is one object:
+`model.safetensors` contains the weights of a network of `backbones/`, for training and GPUs; `model.onnx` contains the
+same network for processors. A folder has one of them or both. `model.json` is one object:
 
     {"format": "facespace-model", "version": 1, "name": "…", "fingerprint": "…",
      "backbone": "inception-resnet-v1" or null, "options": {…}, "dimension": 512,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from facespace.backbones.backbone import Backbone
 
 RECORD, ONNX, WEIGHTS = "model.json", "model.onnx", "model.safetensors"
-# What the folder of a training run holds; its models are model folders.
+# Names in the folder of a training run; its models are model folders.
 RECIPE, RUN, METRICS = "recipe.toml", "run.json", "metrics.jsonl"
 CHECKPOINTS, BEST, MODEL = "checkpoints", "best", "model"
 _MAX_RECORD = 2**20
@@ -42,11 +42,11 @@ _FORMAT, _VERSION = "facespace-model", 1
 
 @dataclass(frozen=True, slots=True)
 class ModelRecord:
-    """What `model.json` says.
+    """The content of `model.json`.
 
-    `fingerprint` is the SHA-256 galleries and calibrations know the weights by: a conversion that changes no
-    embedding keeps its source's. `files` are the SHA-256 of the weight files. `source`, `training` and `metrics` are
-    free of form: where the weights came from, how they were trained, what was measured.
+    `fingerprint` is the SHA-256 that identifies the weights in galleries and calibrations; a conversion that changes no
+    embedding keeps the fingerprint of its source. `files` maps the weight files to their SHA-256. `source`, `training`
+    and `metrics` have no fixed form: the origin of the weights, how they were trained, and measured figures.
     """
 
     name: str
@@ -62,7 +62,7 @@ class ModelRecord:
     revision: str = f"facespace {__version__}"
 
     def as_dict(self) -> dict[str, Any]:
-        """The object that `model.json` holds."""
+        """Return the object to write to `model.json`."""
         fields: dict[str, Any] = {name: getattr(self, name) for name in _FIELDS}
         return {"format": _FORMAT, "version": _VERSION, **fields, "input_spec": self.input_spec.as_dict()}
 
@@ -72,17 +72,17 @@ _OBJECTS = ("options", "files", "source", "training", "metrics")
 
 
 def is_model_folder(path: Path) -> bool:
-    """Whether there is a `model.json` in it."""
+    """Return whether the folder contains a `model.json`."""
     return (path / RECORD).is_file()
 
 
 def write_model(out: Path, record: ModelRecord, files: Mapping[str, bytes]) -> ModelRecord:
-    """Write a model folder, which is there whole or not at all; returns the record with the files' SHA-256.
+    """Write a model folder atomically; return the record with the files' SHA-256.
 
-    Raises `ModelError` where `out` is there already, for nothing is overwritten.
+    Raises `ModelError` if `out` already exists, because nothing is overwritten.
     """
     if os.path.lexists(out):
-        raise ModelError(f"{out}: is there already; give another folder or remove it first")
+        raise ModelError(f"{out}: already exists; give another folder or remove it first")
     record = dataclasses.replace(record, files={name: hashlib.sha256(data).hexdigest() for name, data in files.items()})
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = out.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
@@ -97,8 +97,8 @@ def write_model(out: Path, record: ModelRecord, files: Mapping[str, bytes]) -> M
         try:
             folder.rename(out)
         except OSError:
-            if out.exists():  # somebody else was quicker
-                raise ModelError(f"{out}: is there already; give another folder or remove it first") from None
+            if out.exists():  # another process was faster
+                raise ModelError(f"{out}: already exists; give another folder or remove it first") from None
             raise
         sync_folder(out.parent)
     except BaseException:
@@ -108,20 +108,20 @@ def write_model(out: Path, record: ModelRecord, files: Mapping[str, bytes]) -> M
 
 
 def read_record(folder: Path) -> ModelRecord:
-    """What a model folder says of itself; `ModelError` names what is missing or wrong."""
+    """Read the record of a model folder; raises `ModelError`, which names what is missing or wrong."""
     path = folder / RECORD
     if not path.is_file():
-        raise ModelError(f"{folder}: no model folder, {RECORD} is missing in it; facespace convert makes one")
+        raise ModelError(f"{folder}: not a model folder, {RECORD} is missing; facespace convert makes one")
     if path.stat().st_size > _MAX_RECORD:
-        raise ModelError(f"{path}: {path.stat().st_size} bytes; at most {_MAX_RECORD} were expected")
+        raise ModelError(f"{path}: must have at most {_MAX_RECORD} bytes, got {path.stat().st_size}")
     try:
         data: Any = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
         raise ModelError(f"{path}: not JSON") from None
     if not isinstance(data, dict) or data.get("format") != _FORMAT:
-        raise ModelError(f'{path}: wants an object with "format": "{_FORMAT}"')
+        raise ModelError(f'{path}: must be an object with "format": "{_FORMAT}"')
     if data.get("version") != _VERSION:
-        raise ModelError(f"{path}: version {data.get('version')!r}; this facespace reads version {_VERSION}")
+        raise ModelError(f"{path}: the version must be {_VERSION} for this facespace, got {data.get('version')!r}")
     values = {key: value for key, value in data.items() if key not in ("format", "version")}
     if unknown := sorted(set(values) - set(_FIELDS)):
         raise ModelError(f"{path}: unknown field {unknown[0]!r}")
@@ -139,7 +139,7 @@ def read_record(folder: Path) -> ModelRecord:
             raise ModelError(f"{path}: {name} cannot be {values.get(name)!r}"[:300])
     files = values.get("files", {})
     if not set(files) <= {ONNX, WEIGHTS} or not all(map(_is_sha256, files.values())):
-        raise ModelError(f"{path}: files wants the SHA-256 of {ONNX} and {WEIGHTS}")
+        raise ModelError(f"{path}: files must be the SHA-256 of {ONNX} and {WEIGHTS}")
     try:
         values["input_spec"] = InputSpec.from_dict(values["input_spec"])
     except ModelError as error:
@@ -148,13 +148,13 @@ def read_record(folder: Path) -> ModelRecord:
 
 
 def read_weights_file(folder: Path, record: ModelRecord, name: str) -> bytes:
-    """One of a folder's weight files, checked against the record; `ModelError` where it is not the recorded one."""
+    """Read one of a folder's weight files; raises `ModelError` if its SHA-256 differs from the record."""
     path = folder / name
     if name not in record.files or not path.is_file():
-        raise ModelError(f"{folder}: {name} is missing in it")
+        raise ModelError(f"{folder}: {name} is missing")
     size = path.stat().st_size
     if size > MAX_WEIGHTS:
-        raise ModelError(f"{path}: {size} bytes; a model in one file has at most {MAX_WEIGHTS}")
+        raise ModelError(f"{path}: a model in one file must have at most {MAX_WEIGHTS} bytes, got {size}")
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != record.files[name]:
         raise ModelError(f"{path}: not the file that {RECORD} describes; it is damaged or was replaced")
@@ -166,12 +166,12 @@ def _is_sha256(value: Any) -> bool:
 
 
 def is_run(path: Path) -> bool:
-    """Whether there is a `recipe.toml` and a `run.json` in it."""
+    """Return whether the folder contains a `recipe.toml` and a `run.json`."""
     return (path / RECIPE).is_file() and (path / RUN).is_file()
 
 
 def read_backbone(folder: Path, record: ModelRecord) -> Backbone:
-    """The network of a model folder, in inference; `ModelError` where weights and description do not fit."""
+    """Return the network of a model folder in evaluation mode; raises `ModelError` if weights and record do not match."""
     from facespace.formats.torch_files import load_state, parse_safetensors, require_torch
 
     require_torch("this model")
@@ -184,11 +184,11 @@ def read_backbone(folder: Path, record: ModelRecord) -> Backbone:
         backbone = create(record.backbone, **record.options)
     except (TypeError, ValueError) as error:
         raise ModelError(
-            f"{folder}: no {record.backbone} can be made of the options {dict(record.options)} ({error})"
+            f"{folder}: the options {dict(record.options)} are not valid for {record.backbone} ({error})"
         ) from None
     if backbone.dimension != record.dimension:
         raise ModelError(
-            f"{folder}: its record says {record.dimension} numbers a face, its options {backbone.dimension}"
+            f"{folder}: the dimension must be {backbone.dimension} with these options, got {record.dimension}"
         )
     load_state(backbone, state, str(folder / WEIGHTS))
     return backbone.eval()

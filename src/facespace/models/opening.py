@@ -1,4 +1,4 @@
-"""Opens a recognition model of any kind by its name, file or folder: the only place that decides what a file is."""
+"""Opens a recognition model of any format by its name, file or folder; only this module decides what a file is."""
 
 from __future__ import annotations
 
@@ -22,34 +22,33 @@ if TYPE_CHECKING:
     from facespace.backbones.backbone import Backbone
     from facespace.formats.tf_graph import Graph
     from facespace.models.folder import ModelRecord
-    from facespace.models.spec_inference import Told
+    from facespace.models.spec_inference import SpecAndReason
 
 T = TypeVar("T")
-_GRAPHDEF, _ONNX_VERSION = b"\x0a", b"\x08"  # how the two kinds of protobuf files begin
+_GRAPHDEF, _ONNX_VERSION = b"\x0a", b"\x08"  # the first bytes of the two kinds of protobuf files
 _CHECKPOINT_FILE = re.compile(r"\.(?:index|meta|data-\d{5}-of-\d{5})$")
-_NO_MODELS = {  # by how a file begins that is often taken for a model
-    b"<": "a web page, not what it links to; ",
-    b"version https://git-lfs": "a pointer of Git LFS, not the file (git lfs pull fetches it); ",
-    b"\x89hdf": "Keras's HDF5; ",
+_NO_MODELS = {  # first bytes of files that are often mistaken for models
+    b"<": "a web page, not the file it links to; ",
+    b"version https://git-lfs": "a Git LFS pointer, not the file (git lfs pull downloads it); ",
+    b"\x89hdf": "Keras HDF5; ",
 }
 
 
 class AssumptionWarning(UserWarning):
-    """A model's file does not say what the network was trained to see, and a default was taken."""
+    """A model's file contains no input spec, and a default was assumed."""
 
 
 @dataclass(frozen=True, slots=True)
 class OpenedModel:
-    """What `open_model` found.
+    """The result of `open_model`.
 
-    `source` is its file, folder or checkpoint prefix, `format` the kind of file in words. `spec` says what the network
-    was trained to see, `spec_reason` where that was read, and `assumption` is a line for the user where the file does not
-    say it and a default was taken, else empty. `fingerprint` is the SHA-256 that galleries know the weights by. `remarks`
-    are all lines for the user, the assumption among them. `record` is a model folder's, `card` a named model's.
+    `source` is its file, folder or checkpoint prefix, `format` the kind of file in words. `spec` is the network's input
+    spec, `spec_reason` says where it comes from, and `assumption` is a line for the user if the spec was inferred or a
+    default was assumed, else empty. `fingerprint` is the SHA-256 that identifies the weights in galleries. `remarks` are
+    all lines for the user, including the assumption. `record` is set for model folders, `card` for named models.
 
-    `read_onnx` reads the network as an ONNX file of preprocessed images, `read_backbone` as a network of torch, and
-    `read_folded` the names of the variables that batch norms were folded into. Each is None where the format has no such
-    thing.
+    `read_onnx` reads the network as an ONNX file of preprocessed images, `read_backbone` as a torch network, and
+    `read_folded` the names of the variables that batch norms were folded into. Each is None if the format does not have it.
     """
 
     name: str
@@ -68,27 +67,27 @@ class OpenedModel:
 
     @property
     def detector(self) -> str:
-        """The name of the detector whose faces the network's crops are cut from.
+        """The name of the detector for the network's crops.
 
-        Box crops follow MTCNN's boxes; crops by five points do not depend on a box.
+        Crops by a box need MTCNN's boxes; crops by five landmarks do not depend on the box.
         """
         if self.card is not None:
             return self.card.detector
         return "mtcnn" if self.spec.template == "box" else DEFAULT_DETECTOR
 
     def backbone(self) -> Backbone:
-        """The network for torch; `ModelError` where the format has none, or `backbones` does not have that network."""
+        """Return the network for torch; raises `ModelError` if the format has none or its network is not in `backbones`."""
         if self.read_backbone is not None:
             return self.read_backbone()
         if self.record is not None:
             raise ModelError(
-                f"{self.source}: holds no model.safetensors that torch could compute with; convert its source again "
-                "with the extra `train` installed"
+                f"{self.source}: contains no model.safetensors for torch; convert its source again with the extra "
+                "`train` installed"
             )
-        raise ModelError(f"{self.source}: an ONNX model runs on the processor only, and is not trained further")
+        raise ModelError(f"{self.source}: an ONNX model runs only on the processor and cannot be trained")
 
     def folded_batch_norms(self, backbone: Backbone) -> list[str]:
-        """The batch norms of `backbone` whose statistics are lost, because they were folded into the weights."""
+        """Return the batch norms of `backbone` that were folded into the weights, so that their statistics are lost."""
         if self.read_folded is None:
             return []
         from facespace.backbones.weight_loading import norms_of_scopes
@@ -97,19 +96,19 @@ class OpenedModel:
 
 
 def open_model(model: str | PathLike[str], spec: InputSpec | str | None = None) -> OpenedModel:
-    """Open the model of that name, or in that file or folder, whatever program made it.
+    """Open a model by its name, file or folder.
 
-    It opens named models (`facespace models`, also as old pages write them: `20170512-110547`), model folders, the
+    It opens named models (`facespace models`, also by their names on old web pages: `20170512-110547`), model folders, the
     folder of a training run, ONNX files, TensorFlow 1 frozen graphs (`.pb`), the folder of a checkpoint or one checkpoint
-    in it (`…/model-….ckpt-7`), zips of these, and weights of torch. The content decides which kind it is, not the name.
+    in it (`…/model-….ckpt-7`), zips of these, and torch weights. The content decides the format, not the name.
 
-    What the network was trained to see is `spec` where it is given, also by a preset's name; else a JSON file of the same name beside a file or
-    checkpoint says it: `{"input_spec": "facenet-2018"}`, or the fields of `InputSpec`; else it is inferred from the content,
-    or the default of the format is taken and `assumption` says so. Raises `ModelError`.
+    The input spec is `spec` if given, an `InputSpec` or a preset's name. Else it is read from the JSON file of the same name
+    next to a file or checkpoint: `{"input_spec": "facenet-2018"}`, or the fields of `InputSpec`. Else it is inferred from
+    the content, or the format's default is assumed, and `assumption` says so. Raises `ModelError`.
     """
     if isinstance(spec, str):
         if spec not in INPUT_SPECS:
-            raise ModelError(f"no preset {spec!r}; there are {', '.join(INPUT_SPECS)}")
+            raise ModelError(f"the preset must be one of {', '.join(INPUT_SPECS)}, got {spec!r}")
         spec = INPUT_SPECS[spec]
     text = os.fspath(model)
     path = Path(os.path.expanduser(text))
@@ -117,11 +116,11 @@ def open_model(model: str | PathLike[str], spec: InputSpec | str | None = None) 
         return _open_card(MODELS[text], spec)
     if not path.exists() and path.suffix == ".pb" and path.with_suffix(".onnx").is_file():
         onnx = path.with_suffix(".onnx")
-        remark = f"{path}: not there; {onnx.name} beside it is taken"
+        remark = f"{path}: no such file; using {onnx.name} next to it"
         opened = _open_file(onnx, spec)
         return dataclasses.replace(opened, remarks=(remark, *opened.remarks))
     if not os.path.lexists(path) and (card := find_card(text)) is not None:
-        remark = f"{text}: the model {card.name} is taken"
+        remark = f"{text}: using the model {card.name}"
         return dataclasses.replace(_open_card(card, spec), remarks=(remark,))
     if path.is_dir():
         return _open_folder(path, spec)
@@ -137,7 +136,7 @@ def open_model(model: str | PathLike[str], spec: InputSpec | str | None = None) 
 
 
 def _open_card(card: ModelCard, spec: InputSpec | None) -> OpenedModel:
-    """A named model: packed weights or the graph in an installed package, which are read when asked for, or a model folder."""
+    """Open a named model: packed weights or a graph in an installed package, which are read on demand, or a model folder."""
     path = locate(card)
     _check_size(card.name, card.spec, spec)
     if path.is_dir():
@@ -152,7 +151,7 @@ def _open_card(card: ModelCard, spec: InputSpec | None) -> OpenedModel:
             source=str(path),
             format="ONNX",
             spec=spec or card.spec,
-            spec_reason=f"as {card.name} was published",
+            spec_reason=f"as published for {card.name}",
             fingerprint=card.sha256,
             card=card,
             read_onnx=lambda: open_onnx(path, read_packed(card.file, card.sha256)).data,
@@ -171,7 +170,7 @@ def _open_card(card: ModelCard, spec: InputSpec | None) -> OpenedModel:
         source=str(path),
         format="TensorFlow 1 frozen graph",
         spec=spec or card.spec,
-        spec_reason=f"as {card.name} was published",
+        spec_reason=f"as published for {card.name}",
         fingerprint=card.sha256,
         card=card,
         read_onnx=lambda: _as_onnx(read(), str(path)),
@@ -181,9 +180,9 @@ def _open_card(card: ModelCard, spec: InputSpec | None) -> OpenedModel:
 
 
 def _check_size(model: str, own: InputSpec, given: InputSpec | None) -> None:
-    """A model that says what it was trained to see may be given another scaling or crop, but not another size."""
+    """Raise `ModelError` if a given spec has another size than the model's own; other fields may differ."""
     if given is not None and given.size != own.size:
-        raise ModelError(f"{model}: takes crops of {own.size} px, the given input spec says {given.size}")
+        raise ModelError(f"{model}: the input spec must have a size of {own.size} px, got {given.size}")
 
 
 def _open_folder(path: Path, spec: InputSpec | None) -> OpenedModel:
@@ -196,22 +195,22 @@ def _open_folder(path: Path, spec: InputSpec | None) -> OpenedModel:
     if is_run(path):
         made = next((path / name for name in (MODEL, BEST) if is_model_folder(path / name)), None)
         if made is None:
-            raise ModelError(f"{path}: this run has no model yet; facespace train {path} goes on with it")
-        remark = f"{path}: a training run; its {made.name}/ is taken"
+            raise ModelError(f"{path}: this training run has no model yet; resume it with: facespace train {path}")
+        remark = f"{path}: a training run; using its {made.name}/"
         return dataclasses.replace(_open_model_folder(made, spec), remarks=(remark,))
     if not is_checkpoint_folder(path):
         raise ModelError(
-            f"{path}: neither a model's name nor a model folder (it has no model.json), nor the folder of a training run "
-            "or of a TensorFlow checkpoint (no .meta, which holds the graph)"
+            f"{path}: neither a model's name nor a model folder (it has no model.json), nor the folder of a training "
+            "run or of a TensorFlow checkpoint (no .meta, which contains the graph)"
         )
-    told = spec_inference.told_spec(path, spec)
+    explicit = spec_inference.explicit_spec(path, spec)
     return _open_graph(
-        read_checkpoint(path), "TensorFlow 1 checkpoint", path, checkpoint_digest(path), told, folder=path
+        read_checkpoint(path), "TensorFlow 1 checkpoint", path, checkpoint_digest(path), explicit, folder=path
     )
 
 
 def _open_model_folder(path: Path, spec: InputSpec | None) -> OpenedModel:
-    """The project's own format; `spec` in place of what it says of itself."""
+    """Open the project's own format; `spec` replaces the spec in its record."""
     from facespace.formats.onnx_model import parse_model
     from facespace.models.folder import ONNX, WEIGHTS, read_backbone, read_record, read_weights_file
 
@@ -228,7 +227,7 @@ def _open_model_folder(path: Path, spec: InputSpec | None) -> OpenedModel:
         source=str(path),
         format="facespace model folder",
         spec=spec or record.input_spec,
-        spec_reason="as its model.json says",
+        spec_reason="read from its model.json",
         fingerprint=record.fingerprint,
         record=record,
         read_onnx=read_onnx if ONNX in record.files else None,
@@ -238,52 +237,53 @@ def _open_model_folder(path: Path, spec: InputSpec | None) -> OpenedModel:
 
 def _open_file(path: Path, spec: InputSpec | None) -> OpenedModel:
     from facespace.formats.torch_files import is_safetensors, is_torch_file
-    from facespace.formats.zip_files import holds_graph, is_archive
+    from facespace.formats.zip_files import contains_graph, is_archive
     from facespace.models import spec_inference
 
     if _CHECKPOINT_FILE.search(path.name):
         raise ModelError(
-            f"{path}: a checkpoint is opened by its folder, where its graph is (.meta): facespace convert "
+            f"{path}: give the folder of the checkpoint, which contains its graph (.meta): facespace convert "
             f"{path.parent} OUT"
         )
-    if is_archive(path) and holds_graph(path):
-        return _open_zip(path, spec_inference.told_spec(path, spec))
-    told = spec_inference.told_spec(path, spec)
+    explicit = spec_inference.explicit_spec(path, spec)
+    if is_archive(path) and contains_graph(path):
+        return _open_zip(path, explicit)
     data = _read_whole(path)
     if is_safetensors(data) or is_torch_file(data[:4]):
-        return _open_torch(path, hashlib.sha256(data).hexdigest(), told)
+        return _open_torch(path, hashlib.sha256(data).hexdigest(), explicit)
     if data[:1] == _GRAPHDEF:
         from facespace.formats.tf_graph import parse_graph
 
         return _open_graph(
-            parse_graph(data, str(path)), "TensorFlow 1 frozen graph", path, hashlib.sha256(data).hexdigest(), told
+            parse_graph(data, str(path)), "TensorFlow 1 frozen graph", path, hashlib.sha256(data).hexdigest(), explicit
         )
     if path.name == "saved_model.pb":
         raise ModelError(
-            f"{path}: a SavedModel of TensorFlow 2; opened are frozen graphs and checkpoints of TensorFlow 1"
+            f"{path}: a SavedModel of TensorFlow 2 is not supported, only frozen graphs and checkpoints of TensorFlow 1"
         )
     if data[:1] == _ONNX_VERSION:
-        return _open_onnx(path, data, told)
-    looks = next((looks for start, looks in _NO_MODELS.items() if data.lstrip()[: len(start)].lower() == start), "")
+        return _open_onnx(path, data, explicit)
+    kind = next((kind for start, kind in _NO_MODELS.items() if data.lstrip()[: len(start)].lower() == start), "")
     raise ModelError(
-        f"{path}: {looks}none of the formats that are opened: TensorFlow 1 frozen graph or checkpoint folder, ONNX, "
-        "safetensors, torch.save"
+        f"{path}: {kind}expected a TensorFlow 1 frozen graph or checkpoint folder, ONNX, safetensors or a file of "
+        "torch.save"
     )
 
 
-def _open_zip(path: Path, told: Told | None) -> OpenedModel:
-    """The frozen graph, or else the checkpoint, of a zip: FaceNet's models are published so."""
+def _open_zip(path: Path, explicit: SpecAndReason | None) -> OpenedModel:
+    """Open the frozen graph, or else the checkpoint, in a zip; FaceNet's models are published as such zips."""
     import tempfile
 
     from facespace.formats.zip_files import unpack_weights
-    from facespace.models.spec_inference import beside
+    from facespace.models.spec_file import spec_path
 
     with tempfile.TemporaryDirectory(prefix="facespace-") as folder:
         unpacked = unpack_weights(path, Path(folder, "weights"))
 
         def renamed(text: str) -> str:
-            """The text, with the zip's name in the place of what was unpacked for a moment."""
-            return text.replace(str(unpacked), f"{path}, {unpacked.name}").replace(beside(unpacked), beside(path))
+            """Replace the names of temporary files in a text by those of the zip."""
+            text = text.replace(str(unpacked), f"{path}, {unpacked.name}")
+            return text.replace(spec_path(unpacked).name, spec_path(path).name)
 
         def reread(read: Callable[[], T]) -> Callable[[], T]:
             def again() -> T:
@@ -294,12 +294,12 @@ def _open_zip(path: Path, told: Told | None) -> OpenedModel:
 
             return again
 
-        opened = reread(lambda: open_model(unpacked, told[0] if told else None))()
+        opened = reread(lambda: open_model(unpacked, explicit[0] if explicit else None))()
         return dataclasses.replace(
             opened,
             name=path.name,
             source=str(path),
-            spec_reason=told[1] if told else opened.spec_reason,
+            spec_reason=explicit[1] if explicit else opened.spec_reason,
             assumption=renamed(opened.assumption),
             remarks=tuple(map(renamed, opened.remarks)),
             read_onnx=opened.read_onnx and reread(opened.read_onnx),
@@ -308,17 +308,17 @@ def _open_zip(path: Path, told: Told | None) -> OpenedModel:
         )
 
 
-def _open_onnx(path: Path, data: bytes, told: Told | None) -> OpenedModel:
+def _open_onnx(path: Path, data: bytes, explicit: SpecAndReason | None) -> OpenedModel:
     from facespace.formats.onnx_inspection import spec_of_onnx
     from facespace.formats.onnx_normalization import open_onnx
     from facespace.models import spec_inference
 
     file = open_onnx(path, data)
     try:
-        spec, reason = told or spec_of_onnx(file.data, source=str(path))
+        spec, reason = explicit or spec_of_onnx(file.data, source=str(path))
     except ModelError as error:
-        raise ModelError(f"{error}{spec_inference.or_beside(path)}") from None
-    assumption = "" if told else f"{path}: taken for {describe_spec(spec)}, {reason}{spec_inference.otherwise(path)}"
+        raise ModelError(f"{error}{spec_inference.json_hint(path)}") from None
+    assumption = "" if explicit else _assumption(path, spec, reason)
     return OpenedModel(
         name=path.name,
         source=str(path),
@@ -332,17 +332,16 @@ def _open_onnx(path: Path, data: bytes, told: Told | None) -> OpenedModel:
     )
 
 
-def _open_torch(path: Path, fingerprint: str, told: Told | None) -> OpenedModel:
+def _open_torch(path: Path, fingerprint: str, explicit: SpecAndReason | None) -> OpenedModel:
     from facespace.formats.torch_files import read_state_dict
-    from facespace.models import spec_inference
 
     state = read_state_dict(path)
     from facespace.backbones.weight_loading import from_state_dict
 
     backbone = from_state_dict(state, source=str(path))
     preset = "arcface-112" if backbone.input_size == INPUT_SPECS["arcface-112"].size else "facenet-2018"
-    spec, reason = told or (INPUT_SPECS[preset], f"the default for {backbone.name}")
-    assumption = "" if told else f"{path}: taken for {describe_spec(spec)}, {reason}{spec_inference.otherwise(path)}"
+    spec, reason = explicit or (INPUT_SPECS[preset], f"the default for {backbone.name}")
+    assumption = "" if explicit else _assumption(path, spec, reason)
     return OpenedModel(
         name=path.name,
         source=str(path),
@@ -356,12 +355,18 @@ def _open_torch(path: Path, fingerprint: str, told: Told | None) -> OpenedModel:
     )
 
 
-def _open_graph(
-    graph: Graph, kind: str, path: Path, fingerprint: str, told: Told | None, folder: Path | None = None
-) -> OpenedModel:
-    """A TensorFlow 1 graph with its weights; `folder` is that of the checkpoint it came from.
+def _assumption(path: Path, spec: InputSpec, reason: str) -> str:
+    from facespace.models.spec_inference import correction_hint
 
-    It is translated when that is asked for, or when nothing but its beginning says what it was trained to see.
+    return f"{path}: assuming {describe_spec(spec)}, {reason}{correction_hint(path)}"
+
+
+def _open_graph(
+    graph: Graph, kind: str, path: Path, fingerprint: str, explicit: SpecAndReason | None, folder: Path | None = None
+) -> OpenedModel:
+    """Open a TensorFlow 1 graph with its weights; `folder` is that of the checkpoint it came from.
+
+    It is translated to ONNX on demand, or if its spec must be inferred from the operators it begins with.
     """
     from facespace.formats.onnx_inspection import graph_scaling, scales
     from facespace.formats.tf_graph import output_node
@@ -375,17 +380,17 @@ def _open_graph(
         return _as_onnx(graph, source)
 
     def backbone() -> Backbone:
-        if scales(*graph_scaling(onnx(), source=source)):  # the networks of `backbones` leave that to their caller
-            raise ModelError(f"{source}: it scales its images itself")
+        if scales(*graph_scaling(onnx(), source=source)):  # the networks of `backbones` expect scaled images
+            raise ModelError(f"{source}: the graph scales its images itself, which networks in torch do not support")
         return _backbone_of(graph, source)
 
     assumption, remarks = "", list[str]()
-    if told is not None:
-        spec, reason = told
+    if explicit is not None:
+        spec, reason = explicit
     else:
         spec, reason, assumption, remarks = spec_inference.graph_spec(path, fingerprint, onnx, folder)
     if (output := output_node(graph, "embeddings", source)) != "embeddings":
-        remarks.append(f"no node is called embeddings; {plain_text(output)} is taken for them")
+        remarks.append(f"no node is called embeddings; {plain_text(output)} is used instead")
     return OpenedModel(
         name=path.name,
         source=source,
@@ -402,7 +407,7 @@ def _open_graph(
 
 
 def _open_prefix(path: Path, spec: InputSpec | None) -> OpenedModel:
-    """The weights of one checkpoint, whose names tell the network: torch computes it."""
+    """Open the weights of one checkpoint without its graph; their names show the network, which torch computes."""
     from facespace.formats.tf_tensor_bundle import TensorBundle
     from facespace.formats.torch_files import as_safetensors, require_torch
     from facespace.models import spec_inference
@@ -412,18 +417,18 @@ def _open_prefix(path: Path, spec: InputSpec | None) -> OpenedModel:
     from facespace.backbones.weight_loading import from_tensorflow
 
     backbone = from_tensorflow(_Variables(TensorBundle.open(source)), source=source)
-    told, assumption, remarks = spec_inference.told_spec(path, spec), "", list[str]()
-    if told is not None:
-        spec, reason = told
+    explicit, assumption, remarks = spec_inference.explicit_spec(path, spec), "", list[str]()
+    if explicit is not None:
+        spec, reason = explicit
     elif backbone.name == "resnet50":
         spec, reason = spec_inference.TINY_SPEC, "the default for resnet50"
         remarks.append(f"{path}: Tiny-Face-Recognition's ResNet-50, {describe_spec(spec)}")
     elif spec_inference.trainer_prewhitens(path.parent):
-        spec, reason = INPUT_SPECS["facenet-2017"], "its graph prewhitens every image it trains on"
+        spec, reason = INPUT_SPECS["facenet-2017"], "its graph prewhitens every training image"
         remarks.append(f"{path.parent}: {reason}: {describe_spec(spec)}")
     else:
         spec, reason = INPUT_SPECS["facenet-2018"], "the default for TensorFlow 1"
-        assumption = spec_inference.assumed(path, spec)
+        assumption = spec_inference.assumption_line(path, spec)
     return OpenedModel(
         name=path.name,
         source=str(path),
@@ -438,7 +443,7 @@ def _open_prefix(path: Path, spec: InputSpec | None) -> OpenedModel:
 
 
 class _Variables(Mapping[str, Any]):
-    """A checkpoint's tensors by name, each read when it is asked for."""
+    """A checkpoint's tensors by name, each read on access."""
 
     def __init__(self, bundle: Any) -> None:
         self._bundle = bundle
@@ -459,7 +464,7 @@ class _Variables(Mapping[str, Any]):
 
 
 def _as_onnx(graph: Graph, source: str) -> bytes:
-    from facespace.formats.tf_to_onnx import to_onnx  # which models in ONNX do not need
+    from facespace.formats.tf_to_onnx import to_onnx  # imported here, because ONNX models do not need it
 
     return to_onnx(graph, source=source)
 
@@ -467,7 +472,7 @@ def _as_onnx(graph: Graph, source: str) -> bytes:
 def _backbone_of(graph: Graph, source: str) -> Backbone:
     from facespace.formats.torch_files import require_torch
 
-    require_torch("weights to train on")
+    require_torch("a TensorFlow model as a torch network")
     from facespace.backbones.weight_loading import from_tensorflow
     from facespace.formats.tf_weights import graph_variables
 
@@ -485,7 +490,7 @@ def _read_whole(path: Path) -> bytes:
 
     size = path.stat().st_size
     if size > MAX_WEIGHTS:
-        raise ModelError(f"{path}: {size} bytes; a model in one file has at most {MAX_WEIGHTS}")
+        raise ModelError(f"{path}: a model in one file must have at most {MAX_WEIGHTS} bytes, got {size}")
     return path.read_bytes()
 
 

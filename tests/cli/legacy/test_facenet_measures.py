@@ -130,7 +130,7 @@ def test_flags_of_preprocessing_change_nothing(cli: Cli, lfw: Path, checkpoint: 
     assert plain.code == 0, plain.err
     assert plain.lines == flagged.lines
     check_figures(plain.lines[2:])
-    assert any("does not say what it was trained to see" in line for line in plain.errors)
+    assert any("contains no input spec" in line for line in plain.errors)
 
 
 def test_pairs_without_a_photo_are_skipped_and_counted(cli: Cli, lfw: Path) -> None:

@@ -232,7 +232,7 @@ def test_a_pretrained_model_of_the_old_program(cli: Cli, data: Path, shared: Pat
     done, run, _ = train(cli, "train_softmax", line, data)
     assert "starts from" in done.out and recipes.load(run / "recipe.toml").init == str(source)
     other, _, _ = train(cli, "train_softmax", line.replace(str(source), str(run)), data)
-    assert f"{run}: a training run; its model/ is taken" in other.out
+    assert f"{run}: a training run; using its model/" in other.out
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ def test_train_as_printed_and_evaluate(cli: Cli, faces: Path, bin_file: Path) ->
     assert done.errors[:3] == [
         "facespace: --num_classes: taken, and changes nothing: the classifier of training is not needed",
         f"facespace: today: facespace verify bin {bin_file} --flip add --model ckpt",
-        "facespace: ckpt: a training run; its model/ is taken",
+        "facespace: ckpt: a training run; using its model/",
     ]
     # After so few steps its embeddings may be all alike.
     assert all("its embeddings are all alike" in line for line in done.errors[3:])

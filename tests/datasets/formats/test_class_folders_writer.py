@@ -1,4 +1,4 @@
-"""Class folders with files numbered through."""
+"""Class folders with consecutively numbered files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def written(root: Path, *, resume_at: int = 0) -> None:
     writer.close()
 
 
-def test_the_order_stays_in_the_numbers(tmp_path: Path) -> None:
+def test_numbers_keep_the_order(tmp_path: Path) -> None:
     written(tmp_path)
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")) == [
         "Anna/00000002.png", "Zoë/00000001.jpg", "Zoë/00000003.jpg",
@@ -36,14 +36,14 @@ def test_the_order_stays_in_the_numbers(tmp_path: Path) -> None:
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
 
 
-def test_what_was_not_written_is_found(tmp_path: Path) -> None:
+def test_files_of_others_and_gaps_are_errors(tmp_path: Path) -> None:
     written(tmp_path)
     (tmp_path / "Anna" / "00000002.png").rename(tmp_path / "Anna" / "00000004.png")
-    with pytest.raises(DatasetError, match="some numbers are missing"):
+    with pytest.raises(DatasetError, match="are not consecutive"):
         NumberedFolder(tmp_path, FOLDERS)
     (tmp_path / "Anna" / "00000004.png").rename(tmp_path / "Anna" / "photo.png")
-    with pytest.raises(DatasetError, match=r"photo\.png: a file that was not written"):
+    with pytest.raises(DatasetError, match=r"photo\.png: not a file of this dataset"):
         NumberedFolder(tmp_path, FOLDERS)
     (tmp_path / "Anna").rename(tmp_path / "Ben")
-    with pytest.raises(DatasetError, match="Ben: a folder that was not written"):
+    with pytest.raises(DatasetError, match="Ben: not a folder of this dataset"):
         NumberedFolder(tmp_path, FOLDERS)

@@ -1,4 +1,4 @@
-"""MS-Celeb-1M's tables: both kinds that were given out, and what is wrong is told."""
+"""MS-Celeb-1M's tables: both published layouts, and errors for damaged tables."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from facespace.errors import DatasetError, FacespaceError, ImageError
 
 
 def picture(number: int) -> bytes:
-    """A PPM, which is its bytes."""
+    """Return a PPM, whose pixels are its bytes."""
     return b"P6 2 2 255\n" + bytes([number % 256]) * 12
 
 
@@ -59,43 +59,43 @@ def test_shards_are_one_dataset(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
-        (b"m.1\tAAAA\n", "line 2: wanted 6 or 7 columns parted by tabs; got 2"),
-        (b"no table\n", "line 2: wanted 6 or 7 columns parted by tabs; got 1"),
-        (b"\t1\t2\t3\t4\tAAAA\n", "line 2: wanted an MID first and an image last"),
-        (b"m" * 1001 + b"\t1\t2\t3\t4\tAAAA\n", "line 2: wanted an MID first and an image last"),
-        (b"m.1\t1\t2\t3\t4\t\n", "line 2: wanted an MID first and an image last"),
-        (row("m.1", b"image")[:-1], "line 2: it has no end, so the file is cut short"),
+        (b"m.1\tAAAA\n", "line 2: expected 6 or 7 columns separated by tabs, got 2"),
+        (b"no table\n", "line 2: expected 6 or 7 columns separated by tabs, got 1"),
+        (b"\t1\t2\t3\t4\tAAAA\n", "line 2: expected an MID first and an image last"),
+        (b"m" * 1001 + b"\t1\t2\t3\t4\tAAAA\n", "line 2: expected an MID first and an image last"),
+        (b"m.1\t1\t2\t3\t4\t\n", "line 2: expected an MID first and an image last"),
+        (row("m.1", b"image")[:-1], "line 2: the last line has no line break: the file is cut short"),
     ],
 )
-def test_what_is_no_table(file: Path, line: bytes, said: str) -> None:
+def test_damaged_tables(file: Path, line: bytes, message: str) -> None:
     file.write_bytes(row("m.0", b"").replace(b"\n", b"AAAA\n") + line)
-    with pytest.raises(DatasetError, match=rf"MsCelebV1\.tsv, {said}"):
+    with pytest.raises(DatasetError, match=rf"MsCelebV1\.tsv, {message}"):
         MSCelebImages(file)
 
 
-def test_a_line_of_no_end_is_not_waited_for(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_length_of_a_line_is_bounded(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(msceleb, "_MAX_LINE", 1000)
     file.write_bytes(row("m.0", b"x") + row("m.1", bytes(2000)))
-    with pytest.raises(DatasetError, match="line 2: longer than 1,000 bytes"):
+    with pytest.raises(DatasetError, match="line 2: a line must have at most 1,000 bytes"):
         MSCelebImages(file)
 
 
 @pytest.mark.parametrize("text", [b"A", b"AAA", b"A*AA", b"AA=A", b"AAAA====", "é".encode() * 2, b"A A A A A A"])
-def test_what_is_no_base64(file: Path, text: bytes) -> None:
+def test_invalid_base64(file: Path, text: bytes) -> None:
     file.write_bytes(b"m.0\t1\t2\t3\t4\t" + text + b"\n")
     images = MSCelebImages(file)
-    with pytest.raises(DatasetError, match="line 1: the last column is no image in Base64"):
+    with pytest.raises(DatasetError, match="line 1: the last column is not an image in Base64"):
         images.encoded(0)
 
 
-def test_a_name_that_is_no_utf8_is_escaped(file: Path) -> None:
+def test_a_name_that_is_not_utf8_is_escaped(file: Path) -> None:
     file.write_bytes(row("m.0", b"x").replace(b"m.0", b"caf\xe9"))
     assert list(MSCelebImages(file).names) == ["caf\\xe9"]
 
 
-def test_files_that_are_none(tmp_path: Path, file: Path) -> None:
+def test_invalid_files(tmp_path: Path, file: Path) -> None:
     with pytest.raises(DatasetError, match="no such file"):
         MSCelebImages(file)
     with pytest.raises(DatasetError, match=r"no tables of MS-Celeb-1M \(\.tsv\) in this folder"):
@@ -106,7 +106,7 @@ def test_files_that_are_none(tmp_path: Path, file: Path) -> None:
 
 @given(st.data())
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_whatever_comes_is_read_or_refused(file: Path, data: st.DataObject) -> None:
+def test_random_bytes_are_read_or_refused(file: Path, data: st.DataObject) -> None:
     body = bytearray(row("m.1", picture(1)) + row("m.2", picture(2), 7))
     for _ in range(data.draw(st.integers(0, 3))):
         at = data.draw(st.integers(0, len(body) - 1))

@@ -1,4 +1,4 @@
-"""Parquet: files as pyarrow and Hugging Face's library write them, ours, and what is wrong is told."""
+"""Parquet: files of pyarrow, of Hugging Face's library and of our writer, and errors for damaged files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ arrow_parquet = pytest.importorskip("pyarrow.parquet")
 
 
 def picture(number: int) -> bytes:
-    """A PPM, which is its bytes."""
+    """Return a PPM, whose pixels are its bytes."""
     return b"P6 2 2 255\n" + bytes([number % 256]) * 12
 
 
@@ -34,7 +34,7 @@ PICTURES = [picture(k) for k in range(10)]
 
 
 def structs(images: Sequence[bytes | None]) -> Any:
-    """As Hugging Face's library keeps images."""
+    """Return images as Hugging Face's library stores them."""
     return arrow.array([{"bytes": image, "path": "a.jpg"} for image in images])
 
 
@@ -77,7 +77,7 @@ def test_names_of_a_class_label(file: Path) -> None:
     assert list(ParquetImages(file).names) == ["Ada", "Bea"]
 
 
-def test_shards_in_the_order_people_count(tmp_path: Path) -> None:
+def test_shards_in_natural_order(tmp_path: Path) -> None:
     for name, label in (("x-10.parquet", 1), ("x-9.parquet", 0)):
         write(tmp_path / name, {"image": [name.encode()] * 3, "label": [label] * 3}, row_group_size=2)
     images = ParquetImages(tmp_path)
@@ -88,29 +88,35 @@ def test_shards_in_the_order_people_count(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("columns", "said"),
+    ("columns", "message"),
     [
-        ({"label": [1]}, "wanted columns `image` .* it has label"),
-        ({"image": [b""]}, "wanted columns"),
-        ({"image": ["a.jpg"], "label": ["Anna"]}, "the column `label` is of type BYTE_ARRAY; wanted INT64"),
-        ({"image": [1], "label": [1]}, "the column `image` is of type INT64; wanted BYTE_ARRAY"),
-        ({"image": [[b""]], "label": [1]}, "wanted columns"),
-        ({"image": [b""], "label": [None]}, "the column `label` is of type INT32|whole number as label; got None"),
-        ({"image": [b"", b""], "label": [1, None]}, "row 1: wanted a whole number as label; got None"),
-        ({"image": [b""], "label": [-1]}, "row 0: the label wants a number from 0"),
+        ({"label": [1]}, "expected columns `image` .* got label"),
+        ({"image": [b""]}, "expected columns"),
+        ({"image": ["a.jpg"], "label": ["Anna"]}, "the column `label` must be of type INT64, got BYTE_ARRAY"),
+        ({"image": [1], "label": [1]}, "the column `image` must be of type BYTE_ARRAY, got INT64"),
+        ({"image": [[b""]], "label": [1]}, "expected columns"),
+        (
+            {"image": [b""], "label": [None]},
+            "the column `label` must be of type INT64, got INT32|the label must be a whole number, got None",
+        ),
+        ({"image": [b"", b""], "label": [1, None]}, "row 1: the label must be a whole number, got None"),
+        ({"image": [b""], "label": [-1]}, "row 0: the label must be a number from 0"),
         ({"image": [b""], "label": [2**40]}, "got 1099511627776"),
-        ({"image": [b""], "label": arrow.array([5], arrow.date32())}, "wanted a whole number as label; got 1970-01-06"),
-        ({"image": [b""], "label": [0], "name": [" "]}, "a name wants 1 to 1000 characters"),
+        (
+            {"image": [b""], "label": arrow.array([5], arrow.date32())},
+            "the label must be a whole number, got 1970-01-06",
+        ),
+        ({"image": [b""], "label": [0], "name": [" "]}, "a name must have 1 to 1000 characters"),
         ({"image": [b""] * 2, "label": [0] * 2, "name": ["a", "b"]}, "label 0 is named 'b' here and 'a' before"),
         ({"image": [b""], "label": [0], "name": [{"first": "a"}]}, None),
     ],
 )
-def test_what_is_no_dataset(file: Path, columns: dict[str, Any], said: str | None) -> None:
+def test_invalid_columns(file: Path, columns: dict[str, Any], message: str | None) -> None:
     write(file, columns)
-    if said is None:
+    if message is None:
         assert list(ParquetImages(file).names) == ["0"]
         return
-    with pytest.raises(DatasetError, match=rf"train\.parquet: .*({said})") as caught:
+    with pytest.raises(DatasetError, match=rf"train\.parquet: .*({message})") as caught:
         ParquetImages(file)
     assert "\n" not in str(caught.value)
 
@@ -119,12 +125,12 @@ def test_a_row_without_an_image(file: Path) -> None:
     write(file, {"image": structs([picture(0), None]), "label": [0, 0]})
     images = ParquetImages(file)
     assert images.encoded(0) == picture(0)
-    with pytest.raises(DatasetError, match=r"train\.parquet, row 1: no image in this row"):
+    with pytest.raises(DatasetError, match=r"train\.parquet, row 1: this row has no image"):
         images.encoded(1)
     write(file, {"image": arrow.array([None, {"bytes": picture(1)}]), "label": [0, 0]})
     images = ParquetImages(file)
     assert images.encoded(1) == picture(1)
-    with pytest.raises(DatasetError, match="row 0: no image"):
+    with pytest.raises(DatasetError, match="row 0: this row has no image"):
         images.encoded(0)
 
 
@@ -142,11 +148,13 @@ def test_an_image_repeated_a_million_times_is_in_memory_once(file: Path) -> None
 def test_row_groups_too_large_for_one_image(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(file, {"image": [b""] * 30, "label": [0] * 30})
     monkeypatch.setattr(parquet, "_MAX_GROUP_ROWS", 29)
-    with pytest.raises(DatasetError, match=r"row group 0 has 30 rows, .* write the file again with row_group_size=128"):
+    with pytest.raises(
+        DatasetError, match=r"row group 0 is too large, 30 rows .* write the file again with row_group_size=128"
+    ):
         ParquetImages(file)
 
 
-def test_what_is_no_parquet_file(tmp_path: Path, file: Path) -> None:
+def test_files_that_are_not_parquet(tmp_path: Path, file: Path) -> None:
     write(file, {"image": PICTURES, "label": [0] * 10})
     whole = file.read_bytes()
     for wrong in (b"", b"PAR1", whole[:-1], whole[10:], whole[:4] + bytes(len(whole) - 12) + whole[-8:]):
@@ -174,7 +182,7 @@ def test_without_pyarrow(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     for opened in (lambda: ParquetImages(file), lambda: ParquetWriter(file.parent)):
         with pytest.raises(
-            RuntimeUnavailable, match=r"wants pyarrow; install it with: pip install 'facespace\[data\]'"
+            RuntimeUnavailable, match=r"needs pyarrow; install it with: pip install 'facespace\[data\]'"
         ):
             opened()
 
@@ -182,7 +190,7 @@ def test_without_pyarrow(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 # The writer
 
 
-def test_what_is_written_is_what_hugging_face_reads(tmp_path: Path) -> None:
+def test_hugging_face_reads_what_was_written(tmp_path: Path) -> None:
     writer = ParquetWriter(tmp_path, names=["Zoë", "王 小明\n"], shard_images=150)
     for k in range(200):
         writer.write(picture(k), k % 2)
@@ -201,7 +209,7 @@ def test_what_is_written_is_what_hugging_face_reads(tmp_path: Path) -> None:
     assert [images.encoded(index) for index in range(200)] == [picture(k) for k in range(200)]
 
 
-def test_a_changed_byte_of_an_image_is_seen(tmp_path: Path) -> None:
+def test_a_changed_byte_of_an_image_is_detected(tmp_path: Path) -> None:
     writer = ParquetWriter(tmp_path)
     writer.write(picture(7), 0)
     writer.close()
@@ -224,7 +232,7 @@ def test_groups_and_shards_are_bounded_in_bytes(tmp_path: Path, monkeypatch: pyt
     assert [[file.row_group(k).num_rows for k in range(file.num_row_groups)] for file in files] == [[2, 2, 1], [2, 1]]
 
 
-def test_a_writer_goes_on_after_its_last_whole_shard(tmp_path: Path) -> None:
+def test_a_writer_resumes_after_its_last_complete_shard(tmp_path: Path) -> None:
     once, twice = tmp_path / "once", tmp_path / "twice"
     for folder in (once, twice):
         folder.mkdir()
@@ -264,7 +272,7 @@ for at in range(len(whole)):
 
 
 def test_no_byte_of_a_file_can_end_the_process(file: Path) -> None:
-    """As some do that ask pyarrow what a file's footer says of its columns."""
+    """In some damaged files, asking pyarrow for the metadata of columns would abort the process."""
     write(
         file, {"image": [picture(0)] * 2, "label": [0, 1]}, compression="none", use_dictionary=False, store_schema=False
     )
@@ -281,7 +289,7 @@ def whole_file() -> bytes:
 
 @given(st.data())
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_whatever_comes_is_read_or_refused(file: Path, data: st.DataObject) -> None:
+def test_random_bytes_are_read_or_refused(file: Path, data: st.DataObject) -> None:
     body = bytearray(whole_file())
     for _ in range(data.draw(st.integers(0, 3))):
         at = data.draw(st.integers(0, len(body) - 1))

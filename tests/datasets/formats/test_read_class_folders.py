@@ -1,4 +1,4 @@
-"""Class folders: what counts as an identity and as an image of it."""
+"""Class folders: which folders are identities, and which files are their images."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_what_is_left_out(tmp_path: Path) -> None:
         touch(tmp_path / name)
     (tmp_path / "a" / "folder.png").mkdir()
     (tmp_path / "a" / "IMG_1").write_bytes(b"\xff\xd8\xff\xe0")
-    left_out = re.escape(f"{tmp_path}: left out 1 file that is no photo ({os.path.join('a', 'notes.txt')})")
+    left_out = re.escape(f"{tmp_path}: left out 1 file that is not a photo ({os.path.join('a', 'notes.txt')})")
     with pytest.warns(LeftOutWarning, match=f"^{left_out}$"):
         assert read_class_folders(tmp_path) == [("a", [str(tmp_path / "a" / "1.png"), str(tmp_path / "a" / "IMG_1")])]
 
@@ -51,7 +51,7 @@ def test_links_are_followed_and_broken_ones_are_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes on Linux only")
-def test_names_that_are_no_utf8(tmp_path: Path) -> None:
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
     folder = os.fsencode(tmp_path) + b"/caf\xe9"
     os.mkdir(folder)
     with open(folder + b"/\xff.png", "wb"):
@@ -61,9 +61,9 @@ def test_names_that_are_no_utf8(tmp_path: Path) -> None:
     assert [os.fsencode(path) for path in paths] == [folder + b"/\xff.png"]
 
 
-def test_what_is_no_dataset(tmp_path: Path) -> None:
+def test_folders_that_are_not_a_dataset(tmp_path: Path) -> None:
     touch(tmp_path / "1.png")
-    with pytest.raises(DatasetError, match="no folders in it"):
+    with pytest.raises(DatasetError, match="contains no folders"):
         read_class_folders(tmp_path)
     for nothing in ("1.png", "missing"):
         with pytest.raises(DatasetError, match=f"{nothing}: not a folder"):

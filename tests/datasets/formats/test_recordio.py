@@ -1,4 +1,4 @@
-"""MXNet RecordIO as a dataset: the images and labels of every layout, and what is said of a damaged file."""
+"""MXNet RecordIO as a dataset: images and labels of every layout, and errors for damaged files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from support.recordio_files import (
     write,
 )
 
-# What is read
+# Reading
 
 
 @pytest.mark.shared
@@ -55,9 +55,9 @@ def test_every_image_that_mxnet_wrote(shared: Path) -> None:
 
 
 @pytest.mark.shared
-def test_the_index_mxnet_wrote_comes_out_of_the_file_alone(shared: Path, tmp_path: Path) -> None:
+def test_the_scan_of_a_file_gives_the_index_that_mxnet_wrote(shared: Path, tmp_path: Path) -> None:
     shutil.copyfile(shared / "data" / "records" / "train.rec", tmp_path / "train.rec")
-    with pytest.warns(UserWarning, match="no index beside it; made one of 1,424 records, saved as train.idx"):
+    with pytest.warns(UserWarning, match="no index file; built one of 1,424 records, saved as train.idx"):
         images = RecordImages(tmp_path)
     assert (tmp_path / "train.idx").read_bytes() == (shared / "data" / "records" / "train.idx").read_bytes()
     assert np.array_equal(images.labels, RecordImages(shared / "data" / "records").labels)
@@ -77,18 +77,18 @@ def test_insightface_layout(tmp_path: Path, stated: str | None) -> None:
     [*(((8, n), b"") for n in (4, 3, 0, 8)), ((7, 4), b""), ((8, 4, 1), b""), ((8, 4), picture(0))],
 )
 def test_packers_that_write_no_identities(tmp_path: Path, counts: tuple[float, ...], picture_0: bytes) -> None:
-    """What record 0 says behind the number of records, of images, or of something else is each packer's own."""
+    """The second number of record 0 differs between packers."""
     records = {key: part(content([label, key], key, picture(key))) for key, label in enumerate(LABELS, 1)}
     header = {0: part(content(counts, 0, picture_0))}
     assert_is_the_set(RecordImages(write(tmp_path / "last", records | header, stated="4,4,4")))
     images = RecordImages(write(tmp_path / "first", header | records))
     assert_is_the_set(images)
-    with pytest.warns(UserWarning, match="made one of 8 records"):
+    with pytest.warns(UserWarning, match="built one of 8 records"):
         assert_is_the_set(RecordImages(write(tmp_path / "no index", header | records, index=False)))
 
 
 def test_keys_left_out_that_record_0_counts(tmp_path: Path) -> None:
-    """A packer that passed over photos it could not read."""
+    """A packer skipped photos that it could not read."""
     records = insightface([0, 0, 0, 0, 1, 1, 2, 2, 2, 3])
     for key in (3, 7, 8):
         del records[key]
@@ -112,30 +112,32 @@ def test_how_properties_are_written(tmp_path: Path, stated: str) -> None:
 def test_images_only(tmp_path: Path) -> None:
     records = {key: part(content(float(label), key, picture(key + 1))) for key, label in enumerate(LABELS)}
     assert_is_the_set(RecordImages(write(tmp_path / "a", records)))
-    # Several labels, of which the first counts, as keys any numbers, record 0 an image among the others.
+    # Several labels per record, of which the first is used; arbitrary keys; record 0 is an image like the others.
     keys = [17, 3, 0, 5, 10**12, 9, 8]
     records = {
         key: part(content([label, 0.5, -1], 0, picture(k)))
         for k, (key, label) in enumerate(zip(keys, LABELS, strict=True), 1)
     }
     assert_is_the_set(RecordImages(write(tmp_path / "b", records)))
-    # One label in the list is one, too.
+    # A list with one label.
     records = {k: part(content([label], k, picture(k))) for k, label in enumerate(LABELS, 1)}
     assert_is_the_set(RecordImages(write(tmp_path / "c", records)))
 
 
 def test_labels_are_those_of_the_images_in_whatever_order_the_identities_lie(tmp_path: Path) -> None:
     labels = [5, 5, 2, 0, 0, 0, 9]
-    records = insightface(labels, [(3, 4), (4, 7), (2, 2), (7, 8), (1, 3)])  # one of them without images
+    records = insightface(labels, [(3, 4), (4, 7), (2, 2), (7, 8), (1, 3)])  # one of them has no images
     assert_is_the_set(RecordImages(write(tmp_path / "a", records, stated="10,4,4")), labels)
-    # Image 3 and the last belong to no identity's record.
+    # No identity's record contains image 3 and the last image.
     assert_is_the_set(RecordImages(write(tmp_path / "b", insightface(labels, [(4, 7), (1, 3)]))), labels)
-    # No identities, but record 0.
+    # A record 0, but no identities.
     assert_is_the_set(RecordImages(write(tmp_path / "c", insightface(labels, []))), labels)
 
 
-def test_counts_that_float32_rounds_are_found_in_the_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recordio, "_ROUNDED", 10)  # in truth 2**24
+def test_counts_rounded_by_float32_are_corrected_by_the_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recordio, "_ROUNDED", 10)  # 2**24 in the real code
     records = insightface(LABELS)
     for rounded in (7, 8, 9, 10):
         records[0] = part(content([rounded, 12], 0, b""))
@@ -144,7 +146,7 @@ def test_counts_that_float32_rounds_are_found_in_the_records(tmp_path: Path, mon
     assert_is_the_set(RecordImages(write(tmp_path, insightface(LABELS, rounded_ranges))))
 
 
-def test_names_beside_the_file(tmp_path: Path) -> None:
+def test_names_next_to_the_file(tmp_path: Path) -> None:
     write(tmp_path, insightface(LABELS))
     (tmp_path / "names.txt").write_text("Anna\nBen\n王 小明\nZoë\nNobody\n", encoding="utf-8")
     assert list(RecordImages(tmp_path).names) == ["Anna", "Ben", "王 小明", "Zoë", "Nobody"]
@@ -158,7 +160,7 @@ def test_a_folder_with_one_other_file(tmp_path: Path) -> None:
         (tmp_path / f"train.{ending}").rename(tmp_path / f"val.1.{ending}")
     assert_is_the_set(RecordImages(tmp_path))
     (tmp_path / "other.rec").write_bytes(b"")
-    assert "2 .rec files in this folder; name one of them" in refusal(tmp_path)
+    assert "2 .rec files in this folder; choose one of them" in refusal(tmp_path)
     assert_is_the_set(RecordImages(tmp_path / "val.1.rec"))
 
 
@@ -167,12 +169,12 @@ def test_a_folder_with_one_other_file(tmp_path: Path) -> None:
 
 def test_an_index_is_made_and_saved_once(tmp_path: Path) -> None:
     records = insightface(LABELS)
-    with pytest.warns(UserWarning, match=r"train\.rec: no index beside it; made one of 12 records, saved"):
+    with pytest.warns(UserWarning, match=r"train\.rec: no index file; built one of 12 records, saved"):
         assert_is_the_set(RecordImages(write(tmp_path, records, index=False)))
     made = (tmp_path / "train.idx").read_bytes()
-    write(tmp_path / "wanted", records)
-    assert made == (tmp_path / "wanted" / "train.idx").read_bytes()
-    assert_is_the_set(RecordImages(tmp_path))  # without a warning, which would be an error
+    write(tmp_path / "expected", records)
+    assert made == (tmp_path / "expected" / "train.idx").read_bytes()
+    assert_is_the_set(RecordImages(tmp_path))  # no warning, which would be an error
 
 
 def test_an_index_that_cannot_be_saved_is_kept_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,53 +186,53 @@ def test_an_index_that_cannot_be_saved_is_kept_in_memory(tmp_path: Path, monkeyp
     with pytest.warns(UserWarning, match=r"kept in memory, as train.idx cannot be written \(Permission denied\)"):
         images = RecordImages(tmp_path)
     assert os.listdir(tmp_path) == ["train.rec"]
-    assert_is_the_set(pickle.loads(pickle.dumps(images)))  # without making it again
+    assert_is_the_set(pickle.loads(pickle.dumps(images)))  # without building it again
 
 
-def test_keys_count_the_records_where_these_do_not_tell_them(tmp_path: Path) -> None:
+def test_keys_are_counted_if_records_do_not_contain_them(tmp_path: Path) -> None:
     records = {key: part(content(float(label), 7, picture(key + 1))) for key, label in enumerate(LABELS)}
-    with pytest.warns(UserWarning, match="made one of 7 records"):
+    with pytest.warns(UserWarning, match="built one of 7 records"):
         assert_is_the_set(RecordImages(write(tmp_path, records, index=False)))
     assert (tmp_path / "train.idx").read_text().startswith("0\t0\n1\t")
     records = {7 - key: part(content(0.0, 2**40 + 7 - key, picture(key))) for key in range(1, 8)}
-    with pytest.warns(UserWarning, match="made one of 7 records"):
+    with pytest.warns(UserWarning, match="built one of 7 records"):
         assert_is_the_set(RecordImages(write(tmp_path / "b", records, index=False)), [0] * 7)
     assert (tmp_path / "b" / "train.idx").read_text().startswith("0\t0\n1\t")
-    # Insightface's record 0 lies last and is told from the others by its counts.
+    # Insightface's record 0 is the last one; its counts show which one it is.
     records = {key: record[:16] + bytes(8) + record[24:] for key, record in insightface(LABELS).items()}
-    with pytest.warns(UserWarning, match="made one of 12 records"):
+    with pytest.warns(UserWarning, match="built one of 12 records"):
         assert_is_the_set(RecordImages(write(tmp_path / "c", records, index=False)))
     assert (tmp_path / "c" / "train.idx").read_text().startswith("1\t0\n2\t")
 
 
-def test_no_index_is_left_beside_what_does_not_open(tmp_path: Path) -> None:
+def test_no_index_is_left_next_to_a_file_that_cannot_be_opened(tmp_path: Path) -> None:
     records = insightface(LABELS) | {4: part(content([1.5, 4], 4, picture(4)))}
-    assert "wanted a label" in refusal(write(tmp_path, records, index=False))
+    assert "the label must be a whole number" in refusal(write(tmp_path, records, index=False))
     assert os.listdir(tmp_path) == ["train.rec"]
 
 
-# What does not fit together
+# Files that do not fit together
 
 
 @pytest.mark.parametrize(
-    ("stated", "wanted"),
+    ("stated", "expected"),
     [
-        ("3,4,4", r"record 7: label 3, but the property beside it says 3 identities, labels 0 to 2"),
-        ("4,4,5", r"record 1: an image of 4x4 px, but the property beside it says 5x4"),
-        ("4,4", r"property: wanted `identities,height,width`; got `4,4`"),
+        ("3,4,4", r"record 7: the label is 3, but the file `property` gives 3 identities, labels 0 to 2"),
+        ("4,4,5", r"record 1: the image has 4x4 px, but the file `property` gives 5x4"),
+        ("4,4", r"property: expected `identities,height,width`, got `4,4`"),
         ("", "property: the file is empty"),
-        ("0,4,4", "property: wanted"),
-        ("-4,4,4", "property: wanted"),
-        ("4,4.0,4", "property: wanted"),
-        ("٤,4,4", "property: wanted"),
-        ("99999999,4,4", "property: wanted"),
-        ("1" * 2000, "property: .* no file of its kind is longer"),
+        ("0,4,4", "property: expected"),
+        ("-4,4,4", "property: expected"),
+        ("4,4.0,4", "property: expected"),
+        ("٤,4,4", "property: expected"),
+        ("99999999,4,4", "property: expected"),
+        ("1" * 2000, "property: must have at most"),
     ],
 )
-def test_what_is_no_property_of_this_file(tmp_path: Path, stated: str, wanted: str) -> None:
+def test_wrong_properties(tmp_path: Path, stated: str, expected: str) -> None:
     write(tmp_path, insightface(LABELS))
     (tmp_path / "property").write_text(stated, encoding="utf-8")
-    assert re.search(wanted, refusal(tmp_path))
+    assert re.search(expected, refusal(tmp_path))
 
 
 def test_a_property() -> None:
@@ -239,55 +241,55 @@ def test_a_property() -> None:
 
 @pytest.mark.parametrize("label", [0.5, -1.0, -0.25, float("nan"), float("inf"), 2.0**24, 1e30])
 @pytest.mark.parametrize("kind", ["plain", "list", "insightface"])
-def test_labels_that_are_none(tmp_path: Path, label: float, kind: str) -> None:
+def test_invalid_labels(tmp_path: Path, label: float, kind: str) -> None:
     if kind == "insightface":
         records = insightface([0, 0, 1, 1])
         records[3] = part(content([label, 3], 3, picture(3)))
     else:
         records = {key: part(content(float(key), key, picture(key))) for key in range(5)}
         records[3] = part(content(label if kind == "plain" else [label, 1], 3, picture(3)))
-    said = refusal(write(tmp_path, records))
-    assert "wanted a label, a whole number from 0 to 16,777,215; got " in said
-    assert f"byte {len(b''.join(records[key] for key in list(records)[: list(records).index(3)])):,}" in said
+    message = refusal(write(tmp_path, records))
+    assert "the label must be a whole number from 0 to 16,777,215, got " in message
+    assert f"byte {len(b''.join(records[key] for key in list(records)[: list(records).index(3)])):,}" in message
 
 
 @pytest.mark.parametrize(
-    ("ranges", "wanted"),
+    ("ranges", "expected"),
     [
         ([(1, 4), (3, 6), (6, 8)], "the ranges of identities overlap: record 3 belongs to two of them"),
         ([(1, 8), (4, 5)], "the ranges of identities overlap: record 4 belongs"),
-        ([(0, 4)], r"record 8: wanted the range of an identity's images within 1 to 8 .* got 0 to 4"),
-        ([(1, 4), (4, 9)], "record 9: wanted the range .* got 4 to 9"),
-        ([(4, 1)], "record 8: wanted the range .* got 4 to 1"),
-        ([(1, 3.5)], "record 8: wanted the range .* got 1 to 3.5"),
-        ([(1.5, 3)], "record 8: wanted the range .* got 1.5 to 3"),
-        ([(float("nan"), 3)], "record 8: wanted the range .* got nan to 3"),
+        ([(0, 4)], r"record 8: the range of an identity's images must be within 1 to 8 .* got 0 to 4"),
+        ([(1, 4), (4, 9)], "record 9: the range .* got 4 to 9"),
+        ([(4, 1)], "record 8: the range .* got 4 to 1"),
+        ([(1, 3.5)], "record 8: the range .* got 1 to 3.5"),
+        ([(1.5, 3)], "record 8: the range .* got 1.5 to 3"),
+        ([(float("nan"), 3)], "record 8: the range .* got nan to 3"),
     ],
 )
-def test_ranges_that_are_none(tmp_path: Path, ranges: list[tuple[float, float]], wanted: str) -> None:
-    assert re.search(wanted, refusal(write(tmp_path, insightface(LABELS, ranges))))
+def test_invalid_ranges(tmp_path: Path, ranges: list[tuple[float, float]], expected: str) -> None:
+    assert re.search(expected, refusal(write(tmp_path, insightface(LABELS, ranges))))
 
 
 @pytest.mark.parametrize("header", [(8, 13), (13, 12), (0, 12), (8.5, 12), (-3, 12), (float("nan"), 12), (8, 11)])
 def test_record_0_counts_other_records(tmp_path: Path, header: tuple[float, float]) -> None:
     records = insightface(LABELS)
     records[0] = part(content(header, 0, b""))
-    said = refusal(write(tmp_path, records))
-    assert "record 0: it counts" in said
-    assert "the index has 12, up to key 11, 7 of them images; they do not belong together" in said
+    message = refusal(write(tmp_path, records))
+    assert "record 0: it counts" in message
+    assert "the index has 12, up to key 11, 7 of them images; the index belongs to another file" in message
 
 
 @pytest.mark.parametrize("labels", [[4], 4.0])
 def test_an_identity_s_record_without_a_range(tmp_path: Path, labels: float | list[float]) -> None:
     records = insightface(LABELS)
     records[9] = part(content(labels, 9, b"\0" * 8))
-    assert "record 9: wanted the range of an identity's images" in refusal(write(tmp_path, records))
+    assert "record 9: the range of an identity's images must be" in refusal(write(tmp_path, records))
 
 
 def test_keys_with_a_gap(tmp_path: Path) -> None:
     records = insightface(LABELS)
     records = {key if key != 11 else 12: record for key, record in records.items()}
-    assert "the index has 12, up to key 12, 7 of them images; they do not belong together" in refusal(
+    assert "the index has 12, up to key 12, 7 of them images; the index belongs to another file" in refusal(
         write(tmp_path, records)
     )
 
@@ -295,13 +297,13 @@ def test_keys_with_a_gap(tmp_path: Path) -> None:
 def test_a_record_0_that_is_neither_an_image_nor_a_count(tmp_path: Path) -> None:
     for labels in ([8], 8.0):
         records = insightface(LABELS) | {0: part(content(labels, 0, b""))}
-        assert "no image in it" in refusal(write(tmp_path, records))
+        assert "contains no image" in refusal(write(tmp_path, records))
 
 
 def test_record_0_counts_an_identity_s_record_as_image(tmp_path: Path) -> None:
     records = insightface(LABELS)
     records[0] = part(content((9, 12), 0, b""))
-    assert "no image in it" in refusal(write(tmp_path, records))
+    assert "contains no image" in refusal(write(tmp_path, records))
 
 
 def test_a_label_that_is_not_its_identity_s(tmp_path: Path) -> None:
@@ -309,7 +311,7 @@ def test_a_label_that_is_not_its_identity_s(tmp_path: Path) -> None:
     records[2] = part(content([3, 2], 2, picture(2)))
     images = RecordImages(write(tmp_path, records))
     assert images.encoded(0) == picture(1)
-    with pytest.raises(DatasetError, match="record 2 has label 3, but the record of its identity makes it 0"):
+    with pytest.raises(DatasetError, match="record 2 has label 3, but the record of its identity gives 0"):
         images.read(1)
 
 
@@ -318,23 +320,23 @@ def test_an_index_of_another_file(tmp_path: Path) -> None:
     offsets = [b"".join(list(records.values())[:k]) for k in range(12)]
     lines = [f"{key}\t{len(before)}" for key, before in zip(records, offsets, strict=True)]
     lines[1] = lines[1].split("\t")[0] + f"\t{int(lines[1].split(chr(9))[1]) + 4}"
-    said = refusal(write(tmp_path, records, index="\n".join(lines) + "\n"), index=1)
-    assert "record 2: no record begins at byte" in said
-    assert "remove the index to have it made again" in said
+    message = refusal(write(tmp_path, records, index="\n".join(lines) + "\n"), index=1)
+    assert "record 2: no record begins at byte" in message
+    assert "remove the index to have it rebuilt" in message
 
 
-def test_images_that_are_none(tmp_path: Path) -> None:
+def test_records_without_an_image(tmp_path: Path) -> None:
     records = {key: part(content(0.0, key, picture(key))) for key in range(3)}
     records[1] = part(content(0.0, 1, b"\xff\xd8\xff no more"))
     images = RecordImages(write(tmp_path, records, stated="1,4,4"))
     with pytest.raises(ImageError, match=r"train\.rec, record 1: a truncated"):
         images.read(1)
     records[1] = part(content(0.0, 1, b""))
-    assert "record at byte 92: no image in it" in refusal(write(tmp_path, records))
-    assert "no image in it" in refusal(write(tmp_path / "none", insightface([], [])))
+    assert "record at byte 92: contains no image" in refusal(write(tmp_path, records))
+    assert "contains no image" in refusal(write(tmp_path / "none", insightface([], [])))
 
 
-# Whatever a file holds
+# Arbitrary files
 
 
 def read_all(folder: Path) -> None:
@@ -401,7 +403,7 @@ def damaged_files(draw: Callable[[Any], Any]) -> dict[str, bytes]:
 
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(files=damaged_files())
-def test_damage_is_told_or_does_no_harm(tmp_path: Path, files: dict[str, bytes]) -> None:
+def test_damage_is_reported_or_harmless(tmp_path: Path, files: dict[str, bytes]) -> None:
     for path in tmp_path.iterdir():
         path.unlink()
     for name, data in files.items():

@@ -1,4 +1,4 @@
-"""Where records lie: as an `.idx` file says, and as a walk through the file finds."""
+"""The offsets of records: read from an `.idx` file, and found by scanning the file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ from support.recordio_files import MAGIC, content, part, parted, picture, refusa
 
 @pytest.mark.parametrize("chunk", [1, 2, 5, 7, 50, 10_000])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "", "\n\n\n", "\r\n\r\n"])
-def test_lines_across_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int, end: str) -> None:
+def test_lines_that_cross_the_end_of_a_chunk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int, end: str
+) -> None:
     monkeypatch.setattr(recordio_index, "_CHUNK", chunk)
     rows = [(key * 37 % 1009, key * 7476) for key in range(40)]
     path = tmp_path / "train.idx"
@@ -36,38 +38,38 @@ GOOD = "1\t0\n2\t96\n"
 
 
 @pytest.mark.parametrize(
-    ("text", "wanted"),
+    ("text", "expected"),
     [
         ("", "the index is empty"),
-        ("\n" + GOOD, r"line 1: wanted a key, a tab and an offset; got ``"),
-        (GOOD + "\n3\t192\n", "line 3: wanted .* got ``"),
+        ("\n" + GOOD, r"line 1: expected a key, a tab and an offset, got ``"),
+        (GOOD + "\n3\t192\n", "line 3: expected .* got ``"),
         ("\n\n", "the index is empty"),
-        (GOOD + "3\n", r"line 3: wanted .* got `3`"),
-        (GOOD + "3\t-96\n", r"line 3: wanted .* got `3\\t-96`"),
-        (GOOD + "3 192\n", r"line 3: wanted .* got `3 192`"),
+        (GOOD + "3\n", r"line 3: expected .* got `3`"),
+        (GOOD + "3\t-96\n", r"line 3: expected .* got `3\\t-96`"),
+        (GOOD + "3 192\n", r"line 3: expected .* got `3 192`"),
         (GOOD + "3\t192\t1\n", "line 3"),
         (GOOD + "3\t1.5\n", "line 3"),
         (GOOD + "3\t٣\n", "line 3"),
         (GOOD + "3\t\n", "line 3"),
         ("1\t0\t2\n96\n", "line 1"),
-        (GOOD + "3\t9999999999999999999\n", "line 3: wanted"),
+        (GOOD + "3\t9999999999999999999\n", "line 3: expected"),
         (GOOD + "x" * 100, "line 3"),
-        (GOOD + "3\t98\n", r"line 3: no record begins at byte 98 of a \.rec"),
-        (GOOD + "3\t96000\n", r"line 3: no record begins at byte 96,000 of a \.rec"),
-        (GOOD + "2\t192\n", "key 2 is there twice"),
-        (GOOD + "3\t96\n", "offset 96 is there twice"),
-        ("".join(f"{key}\t0\n" for key in range(100)), "more lines than its .rec has room for records|offset 0 is"),
-        ("1\t0\n" * 1000, "room for 20 records, far fewer than this index has lines"),
+        (GOOD + "3\t98\n", r"line 3: no record can begin at byte 98 of a \.rec"),
+        (GOOD + "3\t96000\n", r"line 3: no record can begin at byte 96,000 of a \.rec"),
+        (GOOD + "2\t192\n", "key 2 occurs twice"),
+        (GOOD + "3\t96\n", "offset 96 occurs twice"),
+        ("".join(f"{key}\t0\n" for key in range(100)), "more lines than its .rec has space for records|offset 0 is"),
+        ("1\t0\n" * 1000, r"far more lines than its .rec has space for records \(20\)"),
     ],
 )
-def test_what_is_no_index(tmp_path: Path, text: str, wanted: str) -> None:
+def test_invalid_indexes(tmp_path: Path, text: str, expected: str) -> None:
     records = {key: part(content(0.0, key, picture(key))) for key in range(1, 8)}
     write(tmp_path, records)
     (tmp_path / "train.idx").write_text(text, encoding="utf-8")
-    assert re.search(wanted, refusal(tmp_path))
+    assert re.search(expected, refusal(tmp_path))
 
 
-def test_the_order_of_an_index_stays(tmp_path: Path) -> None:
+def test_the_order_of_an_index_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "train.idx"
     path.write_bytes(b"5\t400\n999999999999999999\t0\n0\t96\n")
     keys, offsets = read_index(str(path), 1000)
@@ -75,7 +77,7 @@ def test_the_order_of_an_index_stays(tmp_path: Path) -> None:
     assert keys.dtype == offsets.dtype == np.int64
 
 
-def test_the_last_place_for_a_record(tmp_path: Path) -> None:
+def test_the_last_possible_offset(tmp_path: Path) -> None:
     """A record has at least 32 bytes: magic number, length, and a header of 24."""
     path = tmp_path / "train.idx"
     path.write_bytes(b"1\t68\n")
@@ -84,7 +86,7 @@ def test_the_last_place_for_a_record(tmp_path: Path) -> None:
         read_index(str(path), 99)
 
 
-def test_what_is_no_file(tmp_path: Path) -> None:
+def test_invalid_files(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"none\.idx"):
         read_index(str(tmp_path / "none.idx"), 1000)
     with pytest.raises(DatasetError, match="not a regular file"):
@@ -94,12 +96,12 @@ def test_what_is_no_file(tmp_path: Path) -> None:
         read_index(str(tmp_path / "fifo.idx"), 1000)
 
 
-# What is written
+# Writing
 
 
 @pytest.mark.parametrize("chunk", [128, 256, 2**23])
 def test_an_index_is_a_line_for_each_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
-    """In blocks of one record, of two, and all at once."""
+    """For blocks of one record, of two, and of all records."""
     monkeypatch.setattr(recordio_index, "_CHUNK", chunk)
     keys, offsets = np.array([1, 2, 30, 4, 0]), np.array([0, 96, 192, 10**12, 288])
     write_index(tmp_path / "train.idx", keys, offsets)
@@ -108,7 +110,7 @@ def test_an_index_is_a_line_for_each_record(tmp_path: Path, monkeypatch: pytest.
     assert (found[0].tolist(), found[1].tolist()) == (keys.tolist(), offsets.tolist())
 
 
-def test_an_index_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
+def test_a_failed_write_keeps_the_old_index(tmp_path: Path) -> None:
     (tmp_path / "train.idx").write_text(GOOD)
     with pytest.raises(ValueError):
         write_index(tmp_path / "train.idx", np.arange(3), np.arange(2))
@@ -116,7 +118,7 @@ def test_an_index_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
     assert (tmp_path / "train.idx").read_text() == GOOD
 
 
-# The walk through a file
+# Scanning a file
 
 
 @contextlib.contextmanager
@@ -127,7 +129,7 @@ def mapped(path: Path, data: bytes) -> Iterator[mmap.mmap]:
 
 
 def random_records(seed: int) -> list[bytes]:
-    """Records of any length, with magic numbers here and there in their images."""
+    """Return records of random lengths, with magic numbers at random places in their images."""
     random = np.random.default_rng(seed)
     images = [
         b"".join(MAGIC if random.random() < 0.2 else bytes(random.integers(0, 4)) for _ in range(random.integers(20)))
@@ -155,7 +157,7 @@ WHOLE = part(content(0.0, 1, b"image"))  # 40 bytes
     ("data", "position"),
     [
         pytest.param(WHOLE + b"\0" + WHOLE, 40, id="a byte too many"),
-        pytest.param(WHOLE + WHOLE[:-4], 40, id="a byte too few"),  # 29 bytes of payload, of which 28 are there
+        pytest.param(WHOLE + WHOLE[:-4], 40, id="a byte too few"),  # the payload should have 29 bytes but has 28
         pytest.param(WHOLE + WHOLE[:7], 40, id="half a frame"),
         pytest.param(WHOLE + b"\0\0\0\0", 40, id="zeros"),
         pytest.param(WHOLE + part(bytes(23)) + WHOLE, 40, id="no room for a header"),
@@ -166,7 +168,7 @@ WHOLE = part(content(0.0, 1, b"image"))  # 40 bytes
         pytest.param(WHOLE + part(b"abcd", 1) + part(b"ef", 2) + part(b"", 4), 64, id="an unknown part"),
     ],
 )
-def test_where_no_record_is(tmp_path: Path, data: bytes, position: int) -> None:
+def test_offsets_without_a_record(tmp_path: Path, data: bytes, position: int) -> None:
     with (
         mapped(tmp_path / "x", data) as records,
         pytest.raises(DatasetError, match=rf"^a\.rec: damaged or cut short.*\b{position}\b"),

@@ -1,4 +1,4 @@
-"""Writing RecordIO: what is written byte by byte, what cannot be written, and going on where a writer stopped."""
+"""Writing RecordIO: the exact bytes, images that cannot be written, and resuming."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_magic_numbers_in_images(tmp_path: Path, payloads: list[bytes]) -> None:
     assert data.startswith(by_hand)
     assert data[len(by_hand) :].startswith(MAGIC)
     (tmp_path / "train.idx").unlink()
-    with pytest.warns(UserWarning, match=f"made one of {2 * len(encoded) + 1} records"):
+    with pytest.warns(UserWarning, match=f"built one of {2 * len(encoded) + 1} records"):
         again = RecordImages(tmp_path)
     assert [again.encoded(k) for k in range(len(encoded))] == encoded
 
@@ -50,13 +50,13 @@ def test_what_is_written_byte_by_byte(tmp_path: Path) -> None:
     records = insightface(LABELS)
     for key, label in enumerate(LABELS, 1):
         records[key] = part(content(float(label), key, picture(key)))
-    write(tmp_path / "wanted", records, stated="4,4,4")
+    write(tmp_path / "expected", records, stated="4,4,4")
     for name in ("train.rec", "train.idx", "property"):
-        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "wanted" / name).read_bytes(), name
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "expected" / name).read_bytes(), name
     assert len(os.listdir(tmp_path / "out")) == 3
 
 
-def test_images_that_cannot_be_read_are_written_all_the_same(tmp_path: Path) -> None:
+def test_unreadable_images_are_written_too(tmp_path: Path) -> None:
     with RecordWriter(tmp_path) as writer:
         for encoded in (b"no image", b"\xff\xd8", picture(1, (3, 5)), picture(2)):
             writer.write(encoded, 0)
@@ -74,14 +74,14 @@ def test_the_size_in_property_is_height_and_width(tmp_path: Path) -> None:
     assert RecordImages(tmp_path).read(0).shape == (5, 3, 3)
 
 
-def test_an_old_index_never_lies_beside_a_new_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_index_is_never_left_next_to_a_new_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written(tmp_path, LABELS)
     with monkeypatch.context() as patch, pytest.raises(OSError, match="full"):
         patch.setattr(
             "facespace.datasets.formats.recordio_writer.write_index", lambda *_: (_ for _ in ()).throw(OSError("full"))
         )
         written(tmp_path, [4, 4, 3])
-    with pytest.warns(UserWarning, match="made one of 6 records"):
+    with pytest.warns(UserWarning, match="built one of 6 records"):
         assert_is_the_set(RecordImages(tmp_path), [4, 4, 3])
 
 
@@ -94,13 +94,13 @@ def test_labels_in_any_order_make_images_only(tmp_path: Path) -> None:
     assert struct.unpack_from("<I", (tmp_path / "train.rec").read_bytes(), 8) == (0,)
 
 
-def test_too_many_for_float32_make_images_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_records_for_float32_make_images_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("facespace.datasets.formats.recordio_writer.MAX_LABEL", 10)
     assert_is_the_set(written(tmp_path, LABELS))
     assert (tmp_path / "train.idx").read_text().startswith("0\t0\n")
 
 
-def test_names_are_written_beside(tmp_path: Path) -> None:
+def test_names_are_written_to_a_text_file(tmp_path: Path) -> None:
     assert list(written(tmp_path, [0, 1], names=["Anna", "王 小明", "Nobody"]).names) == ["Anna", "王 小明", "Nobody"]
     assert (tmp_path / "property").read_text() == "3,4,4"
     assert list(written(tmp_path, [0, 1], names=["0", "1"]).names) == ["0", "1"]
@@ -108,22 +108,25 @@ def test_names_are_written_beside(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("image", "label", "wanted"),
+    ("image", "label", "expected"),
     [
-        (picture(1), -1, "wanted a label from 0 to 16,777,215; got -1"),
-        (picture(1), 2**24, "wanted a label from"),
-        (b"", 0, "no image of 0 bytes"),
+        (picture(1), -1, "the label must be from 0 to 16,777,215, got -1"),
+        (picture(1), 2**24, "the label must be from"),
+        (b"", 0, "cannot store an image of 0 bytes"),
         (b"no image", 0, "none of the images written can be read"),
     ],
 )
-def test_what_cannot_be_written(tmp_path: Path, image: bytes, label: int, wanted: str) -> None:
+def test_images_and_labels_that_cannot_be_written(tmp_path: Path, image: bytes, label: int, expected: str) -> None:
     written(tmp_path, LABELS)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(FacespaceError, match=wanted), RecordWriter(tmp_path) as writer:
+    with pytest.raises(FacespaceError, match=expected), RecordWriter(tmp_path) as writer:
         writer.write(image, label)
     with pytest.raises(DatasetError, match="no image was written"), RecordWriter(tmp_path):
         pass
-    with pytest.raises(DatasetError, match="a label from 0 to 0; got 1"), RecordWriter(tmp_path, names=["A"]) as writer:
+    with (
+        pytest.raises(DatasetError, match="the label must be from 0 to 0, got 1"),
+        RecordWriter(tmp_path, names=["A"]) as writer,
+    ):
         writer.write(picture(1), 1)
     with pytest.raises(TypeError), RecordWriter(tmp_path) as writer:
         writer.write(picture(1), 0.5)  # type: ignore[arg-type]
@@ -132,8 +135,8 @@ def test_what_cannot_be_written(tmp_path: Path, image: bytes, label: int, wanted
 
 @pytest.mark.parametrize("labels", [LABELS, [2, 0, 2, 1, 1, 0, 0]])
 @pytest.mark.parametrize("kept", [1, 2, 5])
-def test_a_writer_goes_on_where_another_was_stopped(tmp_path: Path, labels: list[int], kept: int) -> None:
-    written(tmp_path / "wanted", labels)
+def test_a_writer_resumes_where_another_was_stopped(tmp_path: Path, labels: list[int], kept: int) -> None:
+    written(tmp_path / "expected", labels)
     writer = RecordWriter(tmp_path / "out")
     place = 0
     for number, label in enumerate(labels[: kept + 1], 1):
@@ -146,12 +149,12 @@ def test_a_writer_goes_on_where_another_was_stopped(tmp_path: Path, labels: list
         for number, label in enumerate(labels[kept:], kept + 1):
             writer.write(picture(number), label)
     for name in ("train.rec", "train.idx", "property"):
-        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "wanted" / name).read_bytes(), name
-    with pytest.raises(DatasetError, match="nothing to go on with"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "expected" / name).read_bytes(), name
+    with pytest.raises(DatasetError, match="there is no unfinished file to resume"):
         RecordWriter(tmp_path / "out", resume_at=place)
 
 
-def test_a_place_to_resume_at_is_the_length_on_the_disk(tmp_path: Path) -> None:
+def test_the_position_to_resume_at_is_the_length_on_the_disk(tmp_path: Path) -> None:
     writer = RecordWriter(tmp_path / "new" / "folder")
     places = []
     for number, label in enumerate([0, 0, 1], 1):
@@ -163,7 +166,7 @@ def test_a_place_to_resume_at_is_the_length_on_the_disk(tmp_path: Path) -> None:
     assert places == [length, 2 * length, 3 * length]
 
 
-def test_a_damaged_file_is_not_gone_on_with(tmp_path: Path) -> None:
+def test_a_damaged_file_is_not_resumed(tmp_path: Path) -> None:
     writer = RecordWriter(tmp_path)
     for number in (1, 2):
         writer.write(picture(number), 0)
@@ -192,7 +195,7 @@ def test_more_identities_than_labels(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_names_of_what_was_here_before_are_removed(tmp_path: Path) -> None:
+def test_names_of_an_older_dataset_are_removed(tmp_path: Path) -> None:
     written(tmp_path, [0, 1], names=["Anna", "Ben"])
     assert (tmp_path / "names.txt").read_text() == "Anna\nBen\n"
     assert list(written(tmp_path, [0, 1]).names) == ["0", "1"]
@@ -200,8 +203,8 @@ def test_names_of_what_was_here_before_are_removed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shift", [0, 1, 2, 3, 4])
-def test_only_a_magic_number_at_a_multiple_of_four_parts_a_record(tmp_path: Path, shift: int) -> None:
-    image = b"P6 1 1 255 " + bytes(1 + shift) + MAGIC + b"bc"  # behind a header of 24 bytes: at byte 36, 37, …
+def test_only_a_magic_number_at_a_multiple_of_four_splits_a_record(tmp_path: Path, shift: int) -> None:
+    image = b"P6 1 1 255 " + bytes(1 + shift) + MAGIC + b"bc"  # after a header of 24 bytes: at byte 36, 37, …
     with RecordWriter(tmp_path) as writer:
         writer.write(image, 0)
     data = (tmp_path / "train.rec").read_bytes()

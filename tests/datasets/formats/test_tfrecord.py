@@ -1,4 +1,4 @@
-"""TFRecord: files made by hand from the layout come out, what was written comes out again, and what is wrong is told."""
+"""TFRecord: files made by hand from the specification, files of our writer, and errors for damaged files."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from facespace.errors import DatasetError, FacespaceError, ImageError
 
 
 def picture(number: int) -> bytes:
-    """A PPM, which is its bytes."""
+    """Return a PPM, whose pixels are its bytes."""
     return b"P6 2 2 255\n" + bytes([number % 256]) * 12
 
 
-# Files by hand: a slow CRC and protobuf from their definitions
+# Files made by hand, with a slow CRC and protobuf encoder written from their definitions
 
 
 def crc32c(data: bytes) -> int:
@@ -94,15 +94,15 @@ def test_records_made_by_hand(file: Path) -> None:
     assert images.read(1).tolist() == [[[1] * 3] * 2] * 2
 
 
-def test_an_empty_name_is_none(file: Path) -> None:
-    """As programs write that fill in every feature."""
+def test_an_empty_name_is_no_name(file: Path) -> None:
+    """Some programs write every feature, even an empty one."""
     named = {"image/class/text": bytes_list("Zoë".encode())}
     empty = [{"image/class/text": bytes_list(*values)} for values in ([b""], [])] + [{"image/class/text": b""}]
     file.write_bytes(b"".join(record(of(b"", k, **more)) for k, more in enumerate([*empty, named])))
     assert list(TFRecordImages(file).names) == ["0", "1", "2", "Zoë"]
 
 
-def test_names_come_from_records_and_from_beside(file: Path) -> None:
+def test_names_come_from_records_and_from_names_txt(file: Path) -> None:
     write_names(file.parent, ["Anna", "Ben", "Cleo", "Dora"])
     named = {"name": bytes_list("Zoë".encode())}
     file.write_bytes(record(of(b"a", 0)) + record(of(b"b", 2, **named)) + record(of(b"c", 2)))
@@ -112,19 +112,19 @@ def test_names_come_from_records_and_from_beside(file: Path) -> None:
     assert TFRecordImages(file).names[0] == "\\xff"
 
 
-def test_what_is_written_comes_out_and_is_what_hands_make(file: Path) -> None:
+def test_written_records_are_read_back_and_equal_those_made_by_hand(file: Path) -> None:
     writer = TFRecordWriter(file, names=["Anna", "Zoë"])
     writer.write(picture(0), 1)
     writer.write(b"", 0)
     writer.close()
-    wanted = record(of(picture(0), 1, name=bytes_list("Zoë".encode())))
-    assert file.read_bytes() == wanted + record(of(b"", 0, name=bytes_list(b"Anna")))
+    expected = record(of(picture(0), 1, name=bytes_list("Zoë".encode())))
+    assert file.read_bytes() == expected + record(of(b"", 0, name=bytes_list(b"Anna")))
     images = TFRecordImages(file)
     assert (images.labels.tolist(), list(images.names)) == ([1, 0], ["Anna", "Zoë"])
     assert images.encoded(0) == picture(0)
 
 
-def test_a_writer_goes_on_where_it_was(file: Path) -> None:
+def test_a_writer_resumes(file: Path) -> None:
     writer = TFRecordWriter(file)
     writer.write(picture(0), 0)
     place = writer.sync()
@@ -136,7 +136,7 @@ def test_a_writer_goes_on_where_it_was(file: Path) -> None:
     assert file.read_bytes() == record(of(picture(0), 0)) + record(of(picture(2), 2))
 
 
-def test_shards_are_read_in_the_order_people_count(tmp_path: Path) -> None:
+def test_shards_are_read_in_natural_order(tmp_path: Path) -> None:
     for name, label in (("x-10.tfrecord", 2), ("x-9.tfrecords", 1), ("a-00000-of-00002", 0), (".b.tfrecord", 5)):
         (tmp_path / name).write_bytes(record(of(name.encode(), label)))
     (tmp_path / "notes.txt").write_text("none of it")
@@ -145,7 +145,7 @@ def test_shards_are_read_in_the_order_people_count(tmp_path: Path) -> None:
     assert images.encoded(2) == b"x-10.tfrecord"
 
 
-def test_no_byte_of_a_file_can_change_unseen(file: Path) -> None:
+def test_a_change_of_any_byte_is_detected(file: Path) -> None:
     whole = record(of(picture(0), 1)) + record(of(b"", 0))
     for position in range(len(whole)):
         file.write_bytes(whole[:position] + bytes([whole[position] ^ 4]) + whole[position + 1 :])
@@ -154,7 +154,7 @@ def test_no_byte_of_a_file_can_change_unseen(file: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_no_cut_but_between_records_is_taken(file: Path) -> None:
+def test_a_file_cut_inside_a_record_is_refused(file: Path) -> None:
     whole = record(of(picture(0), 1)) + record(of(b"", 0))
     for length in range(len(whole)):
         file.write_bytes(whole[:length])
@@ -165,7 +165,7 @@ def test_no_cut_but_between_records_is_taken(file: Path) -> None:
                 TFRecordImages(file)
 
 
-def test_damage_after_opening_is_seen_when_an_image_is_read(file: Path) -> None:
+def test_damage_after_opening_is_detected_when_an_image_is_read(file: Path) -> None:
     whole = record(of(picture(0), 1)) + record(of(picture(1), 0))
     file.write_bytes(whole)
     images = TFRecordImages(file)
@@ -179,43 +179,49 @@ def test_damage_after_opening_is_seen_when_an_image_is_read(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
-        (example(label=int64_list(1)), "wanted a feature image_raw or image/encoded, the encoded image; it has label"),
+        (example(label=int64_list(1)), "expected a feature image_raw or image/encoded, the encoded image, got label"),
         (
             example(image_raw=bytes_list(b"")),
-            "wanted a feature label or image/class/label, its label; it has image_raw",
+            "expected a feature label or image/class/label, its label, got image_raw",
         ),
-        (b"", "it has none"),
-        (example(image_raw=int64_list(1), label=int64_list(1)), "wanted one encoded image; got 0"),
-        (example(image_raw=bytes_list(b"", b""), label=int64_list(1)), "wanted one encoded image; got 2"),
-        (example(image_raw=bytes_list(b""), label=bytes_list(b"1")), r"wanted one label \(int64\); got something else"),
-        (of(b"", -1), "the label wants a number from 0 to 16,777,215; got -1"),
+        (b"", "got no features"),
+        (example(image_raw=int64_list(1), label=int64_list(1)), "expected one encoded image, got 0"),
+        (example(image_raw=bytes_list(b"", b""), label=int64_list(1)), "expected one encoded image, got 2"),
+        (
+            example(image_raw=bytes_list(b""), label=bytes_list(b"1")),
+            r"expected one label \(int64\), got something else",
+        ),
+        (of(b"", -1), "the label must be a number from 0 to 16,777,215, got -1"),
         (of(b"", 2**62), "got 4611686018427387904"),
-        (of(b"", 0, name=bytes_list(b" ")), "a name wants 1 to 1000 characters; got ' '"),
-        (of(b"", 0, name=int64_list(1)), r"wanted one name \(bytes\) in name; got 0"),
+        (of(b"", 0, name=bytes_list(b" ")), "a name must have 1 to 1000 characters, got ' '"),
+        (of(b"", 0, name=int64_list(1)), r"expected one name \(bytes\) in name, got 0"),
         (of(b"", 7, name=bytes_list(b"Ben")), "label 7 is named 'Ben' here and 'Anna' before"),
-        (b"\x0a\xff", "no tf.train.Example"),
-        (b"\xff" * 9, "no tf.train.Example"),
+        (b"\x0a\xff", "not a tf.train.Example"),
+        (b"\xff" * 9, "not a tf.train.Example"),
     ],
 )
-def test_what_is_no_image_with_a_label(file: Path, data: bytes, said: str) -> None:
+def test_examples_without_an_image_or_a_label(file: Path, data: bytes, message: str) -> None:
     file.write_bytes(record(of(b"", 7, name=bytes_list(b"Anna"))) + record(data))
-    with pytest.raises(DatasetError, match=f"tran.tfrecords, record 1: .*{said}"):
+    with pytest.raises(DatasetError, match=f"tran.tfrecords, record 1: .*{message}"):
         TFRecordImages(file)
 
 
-def test_a_length_is_not_believed(file: Path) -> None:
-    for length, said in ((2**63, "no image has more"), (2**30, "the file is cut short: the record wants")):
+def test_a_damaged_length_is_refused(file: Path) -> None:
+    for length, message in (
+        (2**63, "a record must have at most"),
+        (2**30, "the file is cut short: the record should have"),
+    ):
         file.write_bytes(record(b"", length))
         tracemalloc.start()
-        with pytest.raises(DatasetError, match=said):
+        with pytest.raises(DatasetError, match=message):
             TFRecordImages(file)
         assert tracemalloc.get_traced_memory()[1] < 10_000_000
         tracemalloc.stop()
 
 
-def test_what_is_no_tfrecord_file(tmp_path: Path, file: Path) -> None:
+def test_files_that_are_not_tfrecord(tmp_path: Path, file: Path) -> None:
     file.write_bytes(gzip.compress(record(of(b"", 0))))
     with pytest.raises(DatasetError, match="compressed"):
         TFRecordImages(file)
@@ -229,7 +235,7 @@ def test_what_is_no_tfrecord_file(tmp_path: Path, file: Path) -> None:
         TFRecordImages(tmp_path / "empty")
 
 
-def test_an_image_that_is_none_names_its_record(file: Path) -> None:
+def test_the_error_of_a_damaged_image_names_its_record(file: Path) -> None:
     file.write_bytes(record(of(picture(0), 0)) + record(of(b"no image", 0)))
     with pytest.raises(ImageError, match=r"tran\.tfrecords, record 1: not an image"):
         TFRecordImages(file).read(1)
@@ -237,8 +243,8 @@ def test_an_image_that_is_none_names_its_record(file: Path) -> None:
 
 @given(st.data())
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_whatever_comes_is_read_or_refused(file: Path, data: st.DataObject) -> None:
-    """Examples with edits, their checksums right again: what the parser behind the checksums makes of them."""
+def test_edited_examples_are_read_or_refused(file: Path, data: st.DataObject) -> None:
+    """Edited Examples with corrected checksums reach the parser behind the checksums."""
     body = bytearray(of(picture(3), 5, name=bytes_list(b"Anna")))
     for _ in range(data.draw(st.integers(0, 3))):
         at = data.draw(st.integers(0, len(body) - 1))
@@ -256,7 +262,7 @@ def test_whatever_comes_is_read_or_refused(file: Path, data: st.DataObject) -> N
 
 
 @pytest.mark.shared
-def test_real_crops_come_out_as_they_went_in(shared: Path, file: Path) -> None:
+def test_real_crops_are_read_back_unchanged(shared: Path, file: Path) -> None:
     paths = sorted((shared / "data" / "train_182").rglob("*.jpg"))[:40]
     writer = TFRecordWriter(file)
     for label, path in enumerate(paths):

@@ -1,4 +1,4 @@
-"""Tar shards: samples by key as webdataset has them, and what is wrong is told."""
+"""Tar shards: samples by key as in webdataset, and errors for damaged shards."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Files = Iterable[tuple[str, bytes]]
 
 
 def picture(number: int) -> bytes:
-    """A PPM, which is its bytes."""
+    """Return a PPM, whose pixels are its bytes."""
     return b"P6 2 2 255\n" + bytes([number % 256]) * 12
 
 
@@ -38,7 +38,7 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "00000.tar"
 
 
-def test_samples_are_files_alike_up_to_the_first_dot(file: Path) -> None:
+def test_samples_are_files_with_equal_names_up_to_the_first_dot(file: Path) -> None:
     write(file, [
         ("README", b"no kind"), ("notes.txt", b"neither"), (".hidden.cls", b"1"),
         ("a/1.CLS", b" 2\n"), ("a/1.JPG", picture(0)), ("a/1.json", b'{"name": "Cleo", "label": 9}'),
@@ -54,7 +54,7 @@ def test_samples_are_files_alike_up_to_the_first_dot(file: Path) -> None:
     assert [path.name for path in file.parent.iterdir()] == [file.name]
 
 
-def test_shards_in_the_order_people_count(tmp_path: Path) -> None:
+def test_shards_in_natural_order(tmp_path: Path) -> None:
     for name, label in (("s-10.tar", 1), ("s-9.tar", 0)):
         write(tmp_path / name, [("k.cls", b"%d" % label), ("k.jpg", name.encode())])
     images = TarImages(tmp_path)
@@ -63,24 +63,24 @@ def test_shards_in_the_order_people_count(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "said"),
+    ("files", "message"),
     [
-        ([("1.jpg", b"")], r"sample 1: wanted a label \(.cls, or `label` in .json\); it has jpg"),
-        ([("1.cls", b"0"), ("1.txt", b"")], "sample 1: wanted an image; it has cls, txt"),
-        ([("1.cls", b"Anna"), ("1.jpg", b"")], "its .cls wants a number; got 'Anna'"),
-        ([("1.cls", b"-1"), ("1.jpg", b"")], "wants a number; got '-1'"),
+        ([("1.jpg", b"")], r"sample 1: expected a label \(.cls, or `label` in .json\), got jpg"),
+        ([("1.cls", b"0"), ("1.txt", b"")], "sample 1: expected an image, got cls, txt"),
+        ([("1.cls", b"Anna"), ("1.jpg", b"")], "its .cls must contain a number, got 'Anna'"),
+        ([("1.cls", b"-1"), ("1.jpg", b"")], "must contain a number, got '-1'"),
         ([("1.cls", b"9" * 60), ("1.jpg", b"")], "a number of more than 64 bits"),
-        ([("1.cls", b"1" * 65), ("1.jpg", b"")], "1.cls has 65 bytes"),
-        ([("1.json", b"{"), ("1.jpg", b"")], "its .json is no JSON"),
-        ([("1.json", b"[" * 100_000), ("1.jpg", b"")], "its .json is no JSON"),
-        ([("1.json", b'{"label": 1.5}'), ("1.jpg", b"")], "`label` in its .json is no whole number"),
-        ([("1.json", b'{"label": true}'), ("1.jpg", b"")], "`label` in its .json is no whole number"),
-        ([("1.json", b'{"label": 1, "name": 2}'), ("1.jpg", b"")], "`name` in its .json is no text"),
-        ([("1.json", b"[1]"), ("1.jpg", b"")], "wanted a label"),
-        ([("1.json", b" " * (2**20 + 1)), ("1.jpg", b"")], "1,048,577 bytes"),
-        ([("1.cls", b"0"), ("1.jpg", b""), ("1.png", b"")], "wanted one image; it has jpg, png"),
-        ([("1.cls", b"0"), ("1.jpg", b""), ("1.JPG", b"")], "1.JPG is in it twice in a row"),
-        ([("1.cls", b"0"), *((f"1.{k}", b"") for k in range(100))], "more than 100 files of the sample 1"),
+        ([("1.cls", b"1" * 65), ("1.jpg", b"")], "1.cls must have at most 64 bytes, got 65"),
+        ([("1.json", b"{"), ("1.jpg", b"")], "its .json is not valid JSON"),
+        ([("1.json", b"[" * 100_000), ("1.jpg", b"")], "its .json is not valid JSON"),
+        ([("1.json", b'{"label": 1.5}'), ("1.jpg", b"")], "`label` in its .json must be a whole number"),
+        ([("1.json", b'{"label": true}'), ("1.jpg", b"")], "`label` in its .json must be a whole number"),
+        ([("1.json", b'{"label": 1, "name": 2}'), ("1.jpg", b"")], "`name` in its .json must be text"),
+        ([("1.json", b"[1]"), ("1.jpg", b"")], "expected a label"),
+        ([("1.json", b" " * (2**20 + 1)), ("1.jpg", b"")], "at most 1,048,576 bytes, got 1,048,577"),
+        ([("1.cls", b"0"), ("1.jpg", b""), ("1.png", b"")], "expected one image, got jpg, png"),
+        ([("1.cls", b"0"), ("1.jpg", b""), ("1.JPG", b"")], "the sample contains 1.JPG twice"),
+        ([("1.cls", b"0"), *((f"1.{k}", b"") for k in range(100))], "more than 100 files in the sample 1"),
         (
             [("1.json", b'{"label": 0, "name": "a"}'), ("1.jpg", b""),
              ("2.json", b'{"label": 0, "name": "b"}'), ("2.jpg", b"")],
@@ -88,14 +88,14 @@ def test_shards_in_the_order_people_count(tmp_path: Path) -> None:
         ),
     ],
 )  # fmt: skip
-def test_what_is_no_dataset(file: Path, files: Files, said: str) -> None:
+def test_damaged_samples(file: Path, files: Files, message: str) -> None:
     write(file, files)
-    with pytest.raises(DatasetError, match=rf"00000\.tar[,:].* {said}") as caught:
+    with pytest.raises(DatasetError, match=rf"00000\.tar[,:].* {message}") as caught:
         TarImages(file)
     assert "\n" not in str(caught.value)
 
 
-def test_a_link_is_no_image(file: Path) -> None:
+def test_a_link_is_not_an_image(file: Path) -> None:
     with tarfile.open(file, mode="w") as tar:
         link = tarfile.TarInfo("1.jpg")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
@@ -103,11 +103,11 @@ def test_a_link_is_no_image(file: Path) -> None:
         label = tarfile.TarInfo("1.cls")
         label.size = 1
         tar.addfile(label, io.BytesIO(b"1"))
-    with pytest.raises(DatasetError, match="sample 1: wanted an image; it has cls"):
+    with pytest.raises(DatasetError, match="sample 1: expected an image, got cls"):
         TarImages(file)
 
 
-def test_errors_name_what_they_are_about(tmp_path: Path, file: Path) -> None:
+def test_errors_name_the_file_and_the_sample(tmp_path: Path, file: Path) -> None:
     write(file, [("1.cls", b"0"), ("1.jpg", b"no image")])
     with pytest.raises(ImageError, match=r"00000\.tar, image 0: not an image"):
         TarImages(file).read(0)
@@ -139,11 +139,11 @@ def test_headers_are_those_of_the_standard_library() -> None:
     for name, content in (("00000001.jpg", picture(1)), ("123456789.cls", b""), ("00000000.json", bytes(513))):
         info = tarfile.TarInfo(name)
         info.size = len(content)
-        wanted = info.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % 512)
-        assert webdataset._packed(name, content) == wanted
+        expected = info.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % 512)
+        assert webdataset._packed(name, content) == expected
 
 
-def test_what_is_written_comes_out_of_the_standard_library(tmp_path: Path) -> None:
+def test_the_standard_library_reads_what_was_written(tmp_path: Path) -> None:
     writer = TarWriter(tmp_path, names=["Zoë", "王 小明\n"], shard_images=2)
     for k, label in enumerate([1, 0, 1]):
         writer.write(picture(k) if k else b"\xff\xd8\xff and more", label)
@@ -166,13 +166,13 @@ def test_what_is_written_comes_out_of_the_standard_library(tmp_path: Path) -> No
 def test_a_shard_is_finished_when_it_is_large_enough(tmp_path: Path) -> None:
     writer = TarWriter(tmp_path, shard_bytes=5000)
     for _ in range(5):
-        writer.write(bytes(1500), 0)  # 3,072 bytes a sample
+        writer.write(bytes(1500), 0)  # 3,072 bytes per sample
     writer.close()
     assert [len(TarImages(path)) for path in sorted(tmp_path.iterdir())] == [2, 2, 1]
 
 
 @pytest.mark.parametrize("n_before", [0, 1, 2, 3, 5])
-def test_a_writer_goes_on_where_it_was(tmp_path: Path, n_before: int) -> None:
+def test_a_writer_resumes(tmp_path: Path, n_before: int) -> None:
     once, twice = tmp_path / "once", tmp_path / "twice"
     for folder in (once, twice):
         folder.mkdir()
@@ -184,7 +184,9 @@ def test_a_writer_goes_on_where_it_was(tmp_path: Path, n_before: int) -> None:
                 writer.abandon()
                 writer = TarWriter(folder, names=["a"], shard_images=2, resume_at=place)
             writer.write(picture(k), 0)
-        if folder == twice and n_before == 5:  # killed after all was written, while the shard was finished
+        if (
+            folder == twice and n_before == 5
+        ):  # killed while the shard was being finished, after all images were written
             place = writer.sync()
             writer.close()
             writer = TarWriter(folder, names=["a"], shard_images=2, resume_at=place)
@@ -197,7 +199,7 @@ def test_a_writer_goes_on_where_it_was(tmp_path: Path, n_before: int) -> None:
 
 @given(st.data())
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_whatever_comes_is_read_or_refused(file: Path, data: st.DataObject) -> None:
+def test_random_bytes_are_read_or_refused(file: Path, data: st.DataObject) -> None:
     kinds = st.sampled_from(["cls", "json", "jpg", "png", "x.jpg", "txt", ""])
     contents = st.sampled_from([picture(1), b"7", b'{"label": 3, "name": "A"}', b'{"name": 1}', b"{", b"", b"\xff"])
     names = st.tuples(st.sampled_from(["1", "a/1", "..", "2"]), kinds).map(".".join)

@@ -1,4 +1,4 @@
-"""Verification files: what every kind of writer wrote comes out, and nothing a hostile one wrote is run."""
+"""Verification files: files of every kind of writer are read, and nothing in a hostile file is run."""
 
 from __future__ import annotations
 
@@ -56,18 +56,18 @@ def read(tmp_path: Path) -> Read:
 def refusal(read: Read, data: bytes) -> str:
     with pytest.raises(DatasetError) as caught:
         read(data)
-    said = str(caught.value)
-    assert "set.bin: " in said
-    assert "\n" not in said
-    assert len(said.split("set.bin: ")[1]) < 400
-    return said
+    message = str(caught.value)
+    assert "set.bin: " in message
+    assert "\n" not in message
+    assert len(message.split("set.bin: ")[1]) < 400
+    return message
 
 
 def is_the_set(found: VerificationSet) -> bool:
     return found.images == tuple(IMAGES) and found.same.tolist() == SAME and found.same.dtype == np.bool_
 
 
-# What is read
+# Reading
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -106,7 +106,7 @@ def test_what_python_3_writes(read: Read, protocol: int, kind: Callable[[], Any]
     data = pickle.dumps(kind(), protocol)
     assert is_the_set(read(data))
     assert is_the_set(read(pickletools.optimize(data)))
-    if protocol == 2:  # NumPy 1 and NumPy 2 call their inside by different names
+    if protocol == 2:  # NumPy 1 and NumPy 2 have different names for their internal modules
         assert is_the_set(read(data.replace(b"numpy._core.", b"numpy.core.")))
         assert is_the_set(read(data.replace(b"numpy.core.", b"numpy._core.")))
 
@@ -118,15 +118,15 @@ def test_what_python_2_writes(read: Read) -> None:
     assert is_the_set(read(a_set(arrays, same)))
     labels = python2_array(b"b1", 3, b"\1\0\1")
     assert is_the_set(read(b"\x80\x02](" + b"".join(map(python2, IMAGES)) + b"e" + labels + b"\x86."))
-    # cPickle numbers what it keeps from 1, in the long form where it likes.
+    # cPickle numbers its memo from 1, sometimes in the long form.
     assert read(a_set(b"U\x01aq\x01U\x01br\x02\x00\x00\x00", b"K\x01")).images == (b"a", b"b")
 
 
-def test_booleans_that_are_none(read: Read) -> None:
-    """NumPy takes any byte for a boolean."""
+def test_invalid_booleans(read: Read) -> None:
+    """NumPy accepts any byte as a boolean."""
     labels = python2_array(b"b1", 1, b"\2")
-    said = refusal(read, b"\x80\x02](" + TWO_IMAGES + b"e" + labels + b"\x86.")
-    assert "pair 0 wants a boolean, 0 or 1; got one that is 2" in said
+    message = refusal(read, b"\x80\x02](" + TWO_IMAGES + b"e" + labels + b"\x86.")
+    assert "pair 0 must have a boolean, 0 or 1, got 2" in message
 
 
 def test_one_image_many_times(read: Read) -> None:
@@ -137,36 +137,36 @@ def test_one_image_many_times(read: Read) -> None:
             assert len(set(map(id, found.images))) == 1  # and not 400 times in memory
 
 
-# What is no verification set
+# Files that are not verification sets
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
-        ((IMAGES, SAME, 1), "wanted a list of images and a list of booleans; got 3 things"),
+        ((IMAGES, SAME, 1), "expected a list of images and a list of booleans, got 3 things"),
         (IMAGES, "got 6 things"),
-        (7, "wanted a list of images and a list of booleans; got that is 7"),
+        (7, "expected a list of images and a list of booleans, got 7"),
         (None, "of type NoneType"),
-        ((b"ab", SAME), "wanted a list of encoded images first; got of type bytes"),
-        ((IMAGES, b"\1\0\1"), "wanted a list of booleans second"),
-        ((IMAGES, None), "wanted a list of booleans second"),
-        (([], []), "wanted at least one pair of images; got none"),
-        ((IMAGES, SAME[:2]), "wanted two images for each of 2 booleans; got 6 images"),
-        ((IMAGES[:5], SAME), "wanted two images for each of 3 booleans; got 5 images"),
-        ((IMAGES[:3], SAME), "wanted two images"),
-        ((IMAGES, [True, 2, False]), "pair 1 wants a boolean, 0 or 1; got one that is 2"),
+        ((b"ab", SAME), "the first item must be a list of encoded images, got an object of type bytes"),
+        ((IMAGES, b"\1\0\1"), "the second item must be a list of booleans"),
+        ((IMAGES, None), "the second item must be a list of booleans"),
+        (([], []), "expected at least one pair of images, got none"),
+        ((IMAGES, SAME[:2]), "expected two images for each of 2 booleans, got 6 images"),
+        ((IMAGES[:5], SAME), "expected two images for each of 3 booleans, got 5 images"),
+        ((IMAGES[:3], SAME), "expected two images"),
+        ((IMAGES, [True, 2, False]), "pair 1 must have a boolean, 0 or 1, got 2"),
         ((IMAGES, [True, -1, False]), "pair 1 .*-1"),
         ((IMAGES, [True, False, None]), "pair 2 .*NoneType"),
         ((IMAGES, [True, False, b"1"]), "pair 2 .*of type bytes"),
         ((IMAGES, [True, False, 2**70]), "pair 2 .*of type int"),
         ((IMAGES, [True, False, []]), "pair 2 .*of type list"),
-        ((IMAGES, np.array([1, 0, 2])), "pair 2 .*that is 2"),
+        ((IMAGES, np.array([1, 0, 2])), "pair 2 .*got 2"),
         ((IMAGES, np.array([[1, 0, 1]])), r"an array of int64 \(1, 3\)"),
-        ((IMAGES, np.array([1.0, 0, 1])), "this file has an array of f8"),
-        ((IMAGES, np.array(["a"])), "this file has an array of U1"),
-        (([*IMAGES[:5], "text"], SAME), "image 5 wants the bytes of an encoded image; it is of type str"),
-        (([*IMAGES[:5], b""], SAME), "image 5 .* it is empty"),
-        (([*IMAGES[:5], bytearray()], SAME), "image 5 .* it is empty"),
+        ((IMAGES, np.array([1.0, 0, 1])), "got an array of f8"),
+        ((IMAGES, np.array(["a"])), "got an array of U1"),
+        (([*IMAGES[:5], "text"], SAME), "image 5 must be the bytes of an encoded image, got an object of type str"),
+        (([*IMAGES[:5], b""], SAME), "image 5 .* got empty bytes"),
+        (([*IMAGES[:5], bytearray()], SAME), "image 5 .* got empty bytes"),
         (([*IMAGES[:5], None], SAME), "image 5 .* NoneType"),
         (([*IMAGES[:5], IMAGES], SAME), "image 5 .* list"),
         (([np.zeros((4, 4, 3), np.uint8), *IMAGES[1:]], SAME), r"image 0 .* an array of uint8 \(4, 4, 3\)"),
@@ -175,24 +175,24 @@ def test_one_image_many_times(read: Read) -> None:
     ids=lambda value: repr(value)[-50:],
 )
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_other_contents(read: Read, protocol: int, content: Any, said: str) -> None:
-    with pytest.raises(DatasetError, match=said):
+def test_other_contents(read: Read, protocol: int, content: Any, message: str) -> None:
+    with pytest.raises(DatasetError, match=message):
         read(pickle.dumps(content, protocol))
 
 
 @pytest.mark.parametrize("content", [(IMAGES, {"same": 1}), (IMAGES, [1.5]), (set(IMAGES), SAME), (IMAGES, [2**3000])])
 def test_other_kinds_of_things(read: Read, content: Any) -> None:
-    assert "nothing of it was run" in refusal(read, pickle.dumps(content, 4))
+    assert "nothing in it was run" in refusal(read, pickle.dumps(content, 4))
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
         (b"", "the file is empty"),
-        (b"\xff\xd8\xff\xe0 JFIF", "not a verification file: it is no pickle"),
-        (b"PK\x03\x04", "it is no pickle"),
-        (b"\x80\x02\xfe.", "byte 2 is no instruction of a pickle"),
-        (pickle.dumps((IMAGES, SAME), 0), "old pickle steps .*write it again with protocol 2"),
+        (b"\xff\xd8\xff\xe0 JFIF", "not a verification file: it is not a pickle"),
+        (b"PK\x03\x04", "it is not a pickle"),
+        (b"\x80\x02\xfe.", "byte 2 is not a pickle instruction"),
+        (pickle.dumps((IMAGES, SAME), 0), "pickle protocol is too old .*write it again with protocol 2"),
         (pickle.dumps((IMAGES, SAME), 2) + b".", "damaged: 1 bytes follow its end"),
         (b"\x80\x02.", "damaged, or not a verification file"),
         (b"\x80\x02e.", "damaged, or not a verification file"),
@@ -204,8 +204,8 @@ def test_other_kinds_of_things(read: Read, content: Any) -> None:
         (b"\x80\x02K\x01K\x02a.", "damaged, or not a verification file"),
     ],
 )
-def test_other_files(read: Read, tmp_path: Path, data: bytes, said: str) -> None:
-    with pytest.raises(DatasetError, match=said):
+def test_other_files(read: Read, tmp_path: Path, data: bytes, message: str) -> None:
+    with pytest.raises(DatasetError, match=message):
         read(data)
 
 
@@ -216,15 +216,15 @@ def test_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         read_bin(tmp_path)
     with (tmp_path / "vast.bin").open("wb") as stream:  # takes no space on the disk
         stream.truncate(4_000_000_001)
-    with pytest.raises(DatasetError, match="4,000,000,001 bytes; no file of its kind is longer than 4,000,000,000"):
+    with pytest.raises(DatasetError, match="must have at most 4,000,000,000 bytes, got 4,000,000,001"):
         read_bin(tmp_path / "vast.bin")
 
 
-# Attacks. Each would leave a file behind if it were run.
+# Attacks. Each would create a file if it were run.
 
 
 class Call:
-    """Pickles as a call of a function."""
+    """Is pickled as a call of a function."""
 
     def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
         self.call = (function, arguments)
@@ -234,7 +234,7 @@ class Call:
 
 
 def attacks(marker: Path) -> dict[str, tuple[bytes, str]]:
-    """Name → pickle, and what the refusal has to name."""
+    """Return name → pickle, and what the error must name."""
     touch = f"touch {marker}"
     python = f"open({str(marker)!r}, 'w')"
     name = os.system.__module__  # posix, or nt
@@ -253,11 +253,11 @@ def attacks(marker: Path) -> dict[str, tuple[bytes, str]]:
         "of a library": (Call(posixpath.join, "a"), "posixpath.join"),
         "array of objects": (([np.array([Call(os.system, touch)]), *IMAGES[1:]], SAME), ""),
     }
-    for title, (content, said) in calls.items():
+    for title, (content, message) in calls.items():
         for protocol in range(6):
-            named = said.replace("builtins", "__builtin__") if protocol < 3 else said
+            named = message.replace("builtins", "__builtin__") if protocol < 3 else message
             if protocol < 2 and not isinstance(content, Call):
-                named = ""  # refused for the old protocol already
+                named = ""  # already refused because of the old protocol
             found[f"{title}, protocol {protocol}"] = (pickle.dumps(content, protocol), named)
     system, argument = f"{name}\nsystem\n".encode(), text(touch)
     array = b"cnumpy.core.multiarray\n_reconstruct\n"
@@ -295,22 +295,31 @@ def attacks(marker: Path) -> dict[str, tuple[bytes, str]]:
         "BUILD of the class of arrays": (b"\x80\x02cnumpy\nndarray\nN(K\x01K\x02t\x86b.", ""),
         "BUILD of a dtype": (b"\x80\x02cnumpy\ndtype\n" + text("u1") + b"\x85R(K\x03" + text("O") + b"tb.", ""),
         "call of an array's class": (b"\x80\x02cnumpy\nndarray\nK\x01\x85R.", ""),
-        "codec": (b"\x80\x02c_codecs\nencode\n" + text("abc") + text("rot13") + b"\x86R.", "another codec"),
-        "codec zip": (b"\x80\x02c_codecs\nencode\nU\x03abc" + text("zip") + b"\x86R.", "another codec"),
-        "codec uu": (b"\x80\x02c_codecs\nencode\n" + text("abc") + text("uu") + b"\x86R.", "another codec"),
-        "encode no text": (b"\x80\x02c_codecs\nencode\nK\x01" + text("latin1") + b"\x86R.", "another codec"),
+        "codec": (b"\x80\x02c_codecs\nencode\n" + text("abc") + text("rot13") + b"\x86R.", "a codec other than latin1"),
+        "codec zip": (b"\x80\x02c_codecs\nencode\nU\x03abc" + text("zip") + b"\x86R.", "a codec other than latin1"),
+        "codec uu": (b"\x80\x02c_codecs\nencode\n" + text("abc") + text("uu") + b"\x86R.", "a codec other than latin1"),
+        "encode no text": (
+            b"\x80\x02c_codecs\nencode\nK\x01" + text("latin1") + b"\x86R.",
+            "a codec other than latin1",
+        ),
         "encode outside of the codec": (b"\x80\x02c_codecs\nencode\n" + text("Ω") + text("latin1") + b"\x86R.", ""),
         "decode": (b"\x80\x02c_codecs\ndecode\nU\x03abc" + text("zip") + b"\x86R.", "_codecs.decode"),
         "codecs": (b"\x80\x02ccodecs\nencode\n.", "codecs.encode"),
         "array of a foreign class": (b"\x80\x02" + array + b"(c" + system + b"K\x00\x85U\x01btR.", f"{name}.system"),
-        "array of a known function": (b"\x80\x02" + array + b"(c_codecs\nencode\nK\x00\x85U\x01btR.", "something else"),
-        "array of a memoized thing": (b"\x80\x02U\x01xq\x00" + array + b"(h\x00K\x00\x85U\x01btR.", "something else"),
+        "array of a known function": (
+            b"\x80\x02" + array + b"(c_codecs\nencode\nK\x00\x85U\x01btR.",
+            "something other than",
+        ),
+        "array of a memoized thing": (
+            b"\x80\x02U\x01xq\x00" + array + b"(h\x00K\x00\x85U\x01btR.",
+            "something other than",
+        ),
         "dtype of objects": (b"\x80\x02cnumpy\ndtype\n" + text("O8") + b"\x85R.", "array of O8"),
         "dtype of records": (b"\x80\x02cnumpy\ndtype\n](" + text("a") + text("O") + b"\x86e\x85R.", "another type"),
         "huge array": (a_set(python2_array(b"u1", 2**31 - 1, b"abc") + b"U\x01a", b"\x88"), "does not fit its 3 bytes"),
         "negative array": (a_set(python2_array(b"u1", -3, b"abc") + b"U\x01a", b"\x88"), "whole numbers"),
-        "bytearray of a number": (b"\x80\x02c__builtin__\nbytearray\nJ\xff\xff\xff\x7f\x85R.", "something else"),
-        "bytes of a number": (b"\x80\x02c__builtin__\nbytes\nJ\xff\xff\xff\x7f\x85R.", "something else"),
+        "bytearray of a number": (b"\x80\x02c__builtin__\nbytearray\nJ\xff\xff\xff\x7f\x85R.", "something other than"),
+        "bytes of a number": (b"\x80\x02c__builtin__\nbytes\nJ\xff\xff\xff\x7f\x85R.", "something other than"),
         "a name that paints the terminal": (b"\x80\x02c\x1b[31m\nx\n.", "asks for \\x1b[31m.x;"),
         "a name without end": (b"\x80\x02c" + b"m" * 9000 + b"\nx\n.", "m" * 80 + ".x"),
     }
@@ -321,13 +330,13 @@ ATTACKS = sorted(attacks(Path("x")))
 
 
 @pytest.mark.parametrize("title", ATTACKS)
-def test_an_attack_is_refused_and_nothing_of_it_run(read: Read, tmp_path: Path, title: str) -> None:
+def test_an_attack_is_refused_and_nothing_is_run(read: Read, tmp_path: Path, title: str) -> None:
     marker = tmp_path / "was here"
     data, named = attacks(Path(str(marker).replace(" ", "\\ ")) if os.name == "posix" else marker)[title]
-    said = refusal(read, data)
-    assert named in said
-    assert "asks for" not in said or "nothing of it was run" in said
-    # The second wall holds without the first. It may only fail, in whatever way, or return something harmless.
+    message = refusal(read, data)
+    assert named in message
+    assert "asks for" not in message or "nothing in it was run" in message
+    # The second barrier is enough without the first: it may only raise an error or return something harmless.
     try:
         module._Unpickler(data).load()
     except Exception as error:
@@ -350,7 +359,7 @@ def test_the_attacks_would_work(tmp_path: Path) -> None:
 
 
 LIMIT = 4 << 20
-RING = b"\x80\x02" + b"X\x00\x00\x10\x00" + b"x" * 2**20 + b"q\x00"  # a text of 1 MB, kept
+RING = b"\x80\x02" + b"X\x00\x00\x10\x00" + b"x" * 2**20 + b"q\x00"  # a text of 1 MB in the memo
 MANY = 20_000
 
 
@@ -360,10 +369,10 @@ def bombs() -> dict[str, tuple[bytes, str]]:
     raw = b"\x80\x05\x96" + struct.pack("<Q", 2**20) + b"x" * 2**20 + b"q\x00cnumpy.core.numeric\n_frombuffer\nq\x01"
     dtype = b"cnumpy\ndtype\n" + text("u1") + b"\x85Rq\x02"
     return {
-        "encoded again and again": (kept + b"(" + again * MANY + b"t.", "makes more bytes than it has"),
+        "encoded again and again": (kept + b"(" + again * MANY + b"t.", "the file creates more bytes than it has"),
         "copied again and again": (
             raw + dtype + b"K\x01\x85q\x03(" + b"h\x01(h\x00h\x02J\x00\x00\x10\x00\x85tR" * MANY + b"t.",
-            "makes more bytes than it has",
+            "the file creates more bytes than it has",
         ),
         "tuples in tuples": (b"\x80\x02)" + b"\x85" * 10**5 + b".", "got 1 things"),
         "lists in lists": (b"\x80\x02" + b"]" * 10**5 + b"a" * (10**5 - 1) + b".", "got 1 things"),
@@ -374,7 +383,7 @@ def bombs() -> dict[str, tuple[bytes, str]]:
 
 @pytest.mark.parametrize("title", sorted(bombs()))
 def test_a_bomb_does_not_go_off(read: Read, title: str) -> None:
-    data, said = bombs()[title]
+    data, message = bombs()[title]
     start = time.perf_counter()
     tracemalloc.start()
     try:
@@ -382,7 +391,7 @@ def test_a_bomb_does_not_go_off(read: Read, title: str) -> None:
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert said in found
+    assert message in found
     assert peak < LIMIT + 100 * len(data)
     assert time.perf_counter() - start < 60
 
@@ -470,7 +479,7 @@ def test_people_are_what_pairs_join() -> None:
         pairs, kept = as_pairs(VerificationSet(tuple(b"%d" % end for end in ends.ravel()), same))
         near = np.eye(len(kept), dtype=bool)
         near[pairs.first[same], pairs.second[same]] = near[pairs.second[same], pairs.first[same]] = True
-        for _ in range(7):  # paths of up to 128 steps
+        for _ in range(7):  # chains of up to 128 steps
             near = near @ near
         assert pairs.people is not None
         people = np.array(pairs.people)
@@ -486,17 +495,17 @@ def test_a_long_chain_of_pairs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("images", "same", "said"),
+    ("images", "same", "message"),
     [
-        ((b"a",), [True], "two images for each of 1 booleans; got 1 images"),
+        ((b"a",), [True], "two images for each of 1 booleans, got 1 images"),
         ((b"a", b"b"), [1], "got int64"),
         ((b"a", b"b"), [[True]], r"\(1, 1\)"),
         ((), [], "got float64"),
         ((b"a", "b"), [True], "image 1 .*of type str"),
     ],
 )
-def test_parts_that_do_not_fit(images: Any, same: Any, said: str) -> None:
-    with pytest.raises(DatasetError, match=said):
+def test_parts_that_do_not_fit(images: Any, same: Any, message: str) -> None:
+    with pytest.raises(DatasetError, match=message):
         VerificationSet(images, np.array(same))
 
 
@@ -535,9 +544,9 @@ def test_the_first_pairs_of_both_real_files_are_the_same(shared: Path) -> None:
 
 
 @pytest.mark.parametrize("damaged", [False, True])
-def test_nothing_stays_of_a_file_that_was_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: bool) -> None:
-    """Without the garbage collector, which comes too late where one file after the other is read, and never finds what
-    lay on the unpickler's stack when it failed."""
+def test_no_memory_of_a_file_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: bool) -> None:
+    """The garbage collector is off: it would run too late if one file is read after the other, and it never finds what
+    was on the unpickler's stack when it failed."""
     made: list[weakref.ref[object]] = []
 
     class Watched(module._Unpickler):
@@ -551,7 +560,7 @@ def test_nothing_stays_of_a_file_that_was_read(tmp_path: Path, monkeypatch: pyte
     path.write_bytes(data.replace(b"one", b"on\xff") if damaged else data)
     gc.disable()
     try:
-        if damaged:  # within the letters that `_codecs.encode` is about to make bytes of
+        if damaged:  # inside the text that `_codecs.encode` would turn into bytes
             with pytest.raises(DatasetError, match="can't decode"):
                 read_bin(path)
         else:

@@ -1,4 +1,4 @@
-"""Lists of pairs: what is in them comes out, and every damaged line is named."""
+"""Lists of pairs: reading them, and errors that name the damaged line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from facespace.errors import DatasetError
 
 @pytest.fixture
 def lfw(tmp_path: Path):
-    """A function that reads the given text as an LFW list."""
+    """Return a function that reads text as an LFW list."""
 
     def read(text: str | bytes) -> PairList:
         path = tmp_path / "pairs.txt"
@@ -30,7 +30,7 @@ def lfw(tmp_path: Path):
 
 @pytest.fixture
 def table(tmp_path: Path):
-    """A function that reads the given text as CSV."""
+    """Return a function that reads text as CSV."""
 
     def read(text: str | bytes) -> PairList:
         path = tmp_path / "pairs.csv"
@@ -98,65 +98,65 @@ def test_ways_to_write_the_same_list(lfw, same_text: str) -> None:
 
 
 def test_names_are_kept_as_they_are(lfw) -> None:
-    zoe = "Zoe\u0308 de la Cruz"  # decomposed, with blanks: as its folder is called
+    zoe = "Zoe\u0308 de la Cruz"  # decomposed, with blanks: like the name of its folder
     pairs = lfw(f"1\n{zoe}\t1\t2\n{zoe}\t1\tA.J._Cook\t1\n")
     assert pairs.photos == (f"{zoe}/{zoe}_0001", f"{zoe}/{zoe}_0002", "A.J._Cook/A.J._Cook_0001")
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "the file is empty"),
-        ("\n\n", "line 1: wanted a header like `10 300`"),
-        ("Anna 1 2\nAnna 1 Ben 2\n", "line 1: .*got a pair: put the header before it"),
+        ("\n\n", "line 1: expected a header like `10 300`"),
+        ("Anna 1 2\nAnna 1 Ben 2\n", "line 1: .*got a pair; put the header before it"),
         ("Anna 1 Ben 2\n", "got a pair"),
-        ("many\n", "line 1: wanted a header.*got `many`"),
-        ("0 300\n", "line 1: wanted a header"),
-        ("10 -3\n", "line 1: wanted a header"),
-        ("1.5\n", "line 1: wanted a header"),
-        ("9999999999 1\n", "line 1: wanted a header"),
-        ("\u0661\nA 1 2\nA 1 B 2\n", "line 1: wanted a header"),  # a digit, but no number a list is written with
-        ("1\nA 1 2\n", r"the header wants 2 pairs \(1 of one person and 1 of two\); 1 lines follow it"),
-        ("1\nA 1 2\nA 1 B 2\nA 1 B 3\n", "3 lines follow"),
-        ("10 300\nA 1 2\n", r"wants 6,000 pairs \(10 folds of 300 of one person and 300 of two\)"),
-        ("999999999 999999999\nA 1 2\n", "1 lines follow"),
-        ("1\nA 1 B 2\nA 1 2\n", "line 2: wanted `Name i j`.*got 4 fields"),
-        ("1\nA 1 2\nA 1 3\n", "line 3: wanted `Name i Name j`.*got 3 fields"),
-        ("1\nA 1 2\n\nA 1 B 2\n", "3 lines follow"),
-        ("2\nA 1 2\n\nA 1 B 2\nA 1 B 3\n", "line 3: wanted `Name i j`.*got 0 fields"),
+        ("many\n", "line 1: expected a header.*got `many`"),
+        ("0 300\n", "line 1: expected a header"),
+        ("10 -3\n", "line 1: expected a header"),
+        ("1.5\n", "line 1: expected a header"),
+        ("9999999999 1\n", "line 1: expected a header"),
+        ("\u0661\nA 1 2\nA 1 B 2\n", "line 1: expected a header"),  # a digit, but not an ASCII one
+        ("1\nA 1 2\n", r"the header announces 2 pairs \(1 of one person and 1 of two\), got 1 lines"),
+        ("1\nA 1 2\nA 1 B 2\nA 1 B 3\n", "got 3 lines"),
+        ("10 300\nA 1 2\n", r"announces 6,000 pairs \(10 folds of 300 of one person and 300 of two\)"),
+        ("999999999 999999999\nA 1 2\n", "got 1 lines"),
+        ("1\nA 1 B 2\nA 1 2\n", "line 2: expected `Name i j`.*got 4 fields"),
+        ("1\nA 1 2\nA 1 3\n", "line 3: expected `Name i Name j`.*got 3 fields"),
+        ("1\nA 1 2\n\nA 1 B 2\n", "got 3 lines"),
+        ("2\nA 1 2\n\nA 1 B 2\nA 1 B 3\n", "line 3: expected `Name i j`.*got 0 fields"),
         ("1\nA 1 2 3 4\nA 1 B 2\n", "line 2: .*got 5 fields"),
-        ("1\nA 1 2\nA 1 A 2\n", "line 3: wanted a pair of two people; got `A` twice"),
-        ("1\nA 1 x\nA 1 B 2\n", "line 2: wanted the number of a photo, from 1; got `x`"),
+        ("1\nA 1 2\nA 1 A 2\n", "line 3: expected a pair of two people, got `A` twice"),
+        ("1\nA 1 x\nA 1 B 2\n", "line 2: the number of a photo must be a whole number from 1, got `x`"),
         ("1\nA 0 1\nA 1 B 2\n", "line 2: .*got `0`"),
         ("1\nA -1 1\nA 1 B 2\n", "line 2: .*got `-1`"),
         ("1\nA 1 2\nA 1 B 2.0\n", "line 3: .*got `2.0`"),
         ("1\nA 1 1e3\nA 1 B 2\n", "line 2: .*got `1e3`"),
         (f"1\nA 1 {'9' * 5000}\nA 1 B 2\n", "line 2: .*got `9{60}…`"),
-        ("1\n../x 1 2\nA 1 B 2\n", "line 2: wanted a name that is a folder of photos; got `../x`"),
-        ("1\n.. 1 2\nA 1 B 2\n", "line 2: wanted a name"),
-        ("1\nA/B 1 2\nA 1 B 2\n", "line 2: wanted a name"),
-        ("1\n. 1 2\nA 1 B 2\n", "line 2: wanted a name"),
-        ("1\n/etc 1 2\nA 1 B 2\n", "line 2: wanted a name"),
-        ("1\nA\\B 1 2\nA 1 B 2\n", "line 2: wanted a name"),
-        ("1\nC: 1 2\nA 1 B 2\n", "line 2: wanted a name"),
-        ("1\nA 1 2\nA 1 x/../../B 2\n", "line 3: wanted a name"),
-        ("1\nA\0 1 2\nA 1 B 2\n", r"line 2: wanted a name .*got `A\\x00`"),
+        ("1\n../x 1 2\nA 1 B 2\n", "line 2: a name must be that of a folder of photos, got `../x`"),
+        ("1\n.. 1 2\nA 1 B 2\n", "line 2: a name must be"),
+        ("1\nA/B 1 2\nA 1 B 2\n", "line 2: a name must be"),
+        ("1\n. 1 2\nA 1 B 2\n", "line 2: a name must be"),
+        ("1\n/etc 1 2\nA 1 B 2\n", "line 2: a name must be"),
+        ("1\nA\\B 1 2\nA 1 B 2\n", "line 2: a name must be"),
+        ("1\nC: 1 2\nA 1 B 2\n", "line 2: a name must be"),
+        ("1\nA 1 2\nA 1 x/../../B 2\n", "line 3: a name must be"),
+        ("1\nA\0 1 2\nA 1 B 2\n", r"line 2: a name must be .*got `A\\x00`"),
         ("1\n\t1\t2\nA 1 B 2\n", "line 2: .*got 2 fields"),
         ("1\n\x1b[31m\t1\tx\nA 1 B 2\n", "line 2: .*got `x`"),
         ("1\n\x1b[31m 1 2 4 5\nA 1 B 2\n", r"line 2: .*`\\x1b\[31m 1 2 4 5`"),
-        (b"1\nA 1 2\nA 1 \xff 2\n", "wanted UTF-8 text; byte 12 is not"),
+        (b"1\nA 1 2\nA 1 \xff 2\n", "must be UTF-8 text, but byte 12 is not"),
     ],
     ids=lambda value: repr(value[:40]),
 )
-def test_a_damaged_list_is_refused(lfw, text: str | bytes, said: str) -> None:
-    with pytest.raises(DatasetError, match=f"pairs.txt.*{said}") as caught:
+def test_a_damaged_list_is_refused(lfw, text: str | bytes, message: str) -> None:
+    with pytest.raises(DatasetError, match=f"pairs.txt.*{message}") as caught:
         lfw(text)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
 
 
 @pytest.mark.parametrize("read", [read_lfw_pairs, read_csv_pairs])
-def test_files_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read) -> None:
+def test_invalid_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read) -> None:
     with pytest.raises(DatasetError, match=r"none\.txt: no such file"):
         read(tmp_path / "none.txt")
     with pytest.raises(DatasetError, match="not a regular file"):
@@ -165,7 +165,7 @@ def test_files_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, re
         read("a\0b")
     (tmp_path / "long.txt").write_text("x" * 101)
     monkeypatch.setattr(module, "_MAX_BYTES", 100)
-    with pytest.raises(DatasetError, match="101 bytes; no file of its kind is longer than 100"):
+    with pytest.raises(DatasetError, match="must have at most 100 bytes, got 101"):
         read(tmp_path / "long.txt")
 
 
@@ -200,7 +200,7 @@ def test_columns_in_any_order_with_folds_and_people(table) -> None:
     assert pairs.groups == {"age gap": ("3", "")}
 
 
-def test_people_of_one_side_only_are_no_people(table) -> None:
+def test_people_of_one_side_alone_are_not_used(table) -> None:
     pairs = table("a,b,same,person_a\n1,2,1,Anna\n")
     assert pairs.people is None
     assert pairs.groups == {}
@@ -223,58 +223,58 @@ def test_ways_to_write_the_same_table(table, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "the file is empty"),
-        ("\n", "line 1: wanted a header with the columns a, b and same"),
-        ("a;b;same\n1;2;1\n", "line 1: wanted a header with the columns a, b and same; got `a;b;same`"),
-        ("a,b\n1,2\n", "line 1: wanted a header"),
-        ("a,b,same,a\n1,2,1,1\n", "line 1: wanted columns with a name each, and each once"),
-        ("a,b,same,\n1,2,1,1\n", "line 1: wanted columns with a name each"),
-        ("a,b,same\n", "csv: a list of pairs wants at least one pair"),
-        ("a,b,same\n1,2,1\n1,2\n", "line 3: wanted 3 fields as in the header; got 2"),
-        ("a,b,same\n1,2,1,4\n", "line 2: wanted 3 fields as in the header; got 4"),
-        ("a,b,same\n1,2,maybe\n", "line 2: same wants 1/0, true/false or yes/no; got `maybe`"),
-        ("a,b,same\n1,2,\n", "line 2: same wants"),
+        ("\n", "line 1: the header must have the columns a, b and same"),
+        ("a;b;same\n1;2;1\n", "line 1: the header must have the columns a, b and same, got `a;b;same`"),
+        ("a,b\n1,2\n", "line 1: the header must have"),
+        ("a,b,same,a\n1,2,1,1\n", "line 1: every column must have a name of its own"),
+        ("a,b,same,\n1,2,1,1\n", "line 1: every column must have a name"),
+        ("a,b,same\n", "csv: a list of pairs must have at least one pair"),
+        ("a,b,same\n1,2,1\n1,2\n", "line 3: expected 3 fields as in the header, got 2"),
+        ("a,b,same\n1,2,1,4\n", "line 2: expected 3 fields as in the header, got 4"),
+        ("a,b,same\n1,2,maybe\n", "line 2: same must be 1/0, true/false or yes/no, got `maybe`"),
+        ("a,b,same\n1,2,\n", "line 2: same must be"),
         (
             "a,b,same\n/etc/passwd,2,1\n",
-            "line 2: a wants a path inside the folder of images; `/etc/passwd` is absolute",
+            "line 2: a must be a path inside the folder of images; `/etc/passwd` is absolute",
         ),
-        ("a,b,same\n1,C:\\x,1\n", "line 2: b wants a path inside .*is absolute"),
+        ("a,b,same\n1,C:\\x,1\n", "line 2: b must be a path inside .*is absolute"),
         ("a,b,same\n1,\\\\server\\share\\x,1\n", "is absolute"),
-        ("a,b,same\n1,x/../../y,1\n", "line 2: b wants .*leads out of it"),
+        ("a,b,same\n1,x/../../y,1\n", "line 2: b must be .*leads out of it"),
         ("a,b,same\n1,..,1\n", "leads out of it"),
         ("a,b,same\n1,x\\..\\..\\y,1\n", "leads out of it"),
-        ("a,b,same\n1,,1\n", "line 2: b wants .*is empty"),
-        ("a,b,same\n1,./,1\n", "line 2: b wants .*names no file"),
-        ('a,b,same\n"1\n",2,1\n1,2,x\n', "line 4: same wants"),  # counts lines of the file, not rows
+        ("a,b,same\n1,,1\n", "line 2: b must be .*is empty"),
+        ("a,b,same\n1,./,1\n", "line 2: b must be .*is not the name of a file"),
+        ('a,b,same\n"1\n",2,1\n1,2,x\n', "line 4: same must be"),  # the error counts lines of the file, not rows
         ('a,b,same\n1,2,1\n1,"2,1\n', "line 3: unexpected end of data"),
         ('a,b,same\n1,2,"1"x\n', "line 2: "),
         (f"a,b,same\n1,{'x' * 200_000},1\n", "line 2: field larger than field limit"),
-        ("a,b,same,fold\n1,2,1,0\n", "line 2: fold wants a whole number from 1; got `0`"),
-        ("a,b,same,fold\n1,2,1,1.0\n", "line 2: fold wants"),
-        ("a,b,same,fold\n1,2,1,\n", "line 2: fold wants"),
-        ("a,b,same,fold\n1,2,1,1\n1,2,1,3\n", "csv: folds want numbers from 1 with none left out; got 1, 3"),
-        ("a,b,same,fold\n1,2,1,999999999\n", "csv: folds want numbers from 1"),
-        ("a,b,same,person_a,person_b\n1,2,1,Anna,\n", "line 2: person_b wants a name; it is empty"),
+        ("a,b,same,fold\n1,2,1,0\n", "line 2: fold must be a whole number from 1, got `0`"),
+        ("a,b,same,fold\n1,2,1,1.0\n", "line 2: fold must be"),
+        ("a,b,same,fold\n1,2,1,\n", "line 2: fold must be"),
+        ("a,b,same,fold\n1,2,1,1\n1,2,1,3\n", "csv: folds must be numbered from 1 without gaps, got 1, 3"),
+        ("a,b,same,fold\n1,2,1,999999999\n", "csv: folds must be numbered from 1"),
+        ("a,b,same,person_a,person_b\n1,2,1,Anna,\n", "line 2: person_b must be a name, got an empty field"),
         ("a,b,same,person_a,person_b\n1,2,1,A,B\n", "line 2: same is `1`, but the people are `A` and `B`"),
         ("a,b,same,person_a,person_b\n1,2,0,A,A\n", "line 2: same is `0`, but the people are `A` and `A`"),
-        ("a,b,same,person_a,person_b\n1,2,0,A,B\n2,3,0,C,D\n", "line 3: `2` is `C` here and `B` further up"),
-        (b"a,b,same\n1,\xff,1\n", "wanted UTF-8 text"),
+        ("a,b,same,person_a,person_b\n1,2,0,A,B\n2,3,0,C,D\n", "line 3: `2` shows `C` here and `B` in an earlier line"),
+        (b"a,b,same\n1,\xff,1\n", "must be UTF-8 text"),
         ("a,b,same\n1,x\0y,1\n", "line 2: "),
         ("a,b,same\n1,\x1b[0m/..,1\n", r"line 2: .*`\\x1b\[0m/..`"),
     ],
     ids=lambda value: repr(value[:40]),
 )
-def test_a_damaged_table_is_refused(table, text: str | bytes, said: str) -> None:
-    with pytest.raises(DatasetError, match=said) as caught:
+def test_a_damaged_table_is_refused(table, text: str | bytes, message: str) -> None:
+    with pytest.raises(DatasetError, match=message) as caught:
         table(text)
     assert "pairs.csv" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
 
 
-# What a list of pairs has to be
+# Invariants of a list of pairs
 
 GOOD = {
     "photos": ("a", "b"),
@@ -295,26 +295,26 @@ def test_a_good_list() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         ({"first": np.array([0, 2])}, "indices of the 2 photos"),
         ({"second": np.array([0, -1])}, "indices of the 2 photos"),
-        ({"first": np.array([0])}, r"first wants \(2,\) int64, one for each pair; got int64 \(1,\)"),
-        ({"second": np.array([0.0, 1.0])}, "second wants .* got float64"),
-        ({"same": np.array([0, 1])}, "same wants .*bool.* got int64"),
+        ({"first": np.array([0])}, r"first must be \(2,\) int64, one for each pair, got int64 \(1,\)"),
+        ({"second": np.array([0.0, 1.0])}, "second must be .* got float64"),
+        ({"same": np.array([0, 1])}, "same must be .*bool.* got int64"),
         ({"fold": np.array([1, 3])}, "got 1, 3"),
         ({"fold": np.array([0, 1])}, "got 0, 1"),
         ({"fold": np.array([0, 2])}, "got 0, 2"),
-        ({"fold": np.array([1])}, "fold wants"),
-        ({"photos": ("a", "a")}, "once each"),
+        ({"fold": np.array([1])}, "fold must be"),
+        ({"photos": ("a", "a")}, "photos must contain each photo once"),
         ({"photos": ("a", "../b")}, "`../b` leads out of it"),
-        ({"people": ("A",)}, "one name for each of 2 photos; got 1"),
-        ({"groups": {"light": ("dim",)}}, "group `light` wants 2 values, one a pair; got 1"),
+        ({"people": ("A",)}, "one name for each of 2 photos, got 1"),
+        ({"groups": {"light": ("dim",)}}, "group `light` must have 2 values, one per pair, got 1"),
         ({name: GOOD[name][:0] for name in ("first", "second", "same", "fold")}, "at least one pair"),  # type: ignore[index]
     ],
 )
-def test_parts_that_do_not_fit(wrong: dict[str, object], said: str) -> None:
-    with pytest.raises(DatasetError, match=said):
+def test_parts_that_do_not_fit(wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(DatasetError, match=message):
         PairList(**GOOD | wrong)  # type: ignore[arg-type]
 
 
@@ -347,7 +347,7 @@ def test_photos_of_csv(tmp_path: Path) -> None:
     assert find_photos(photos, tmp_path) == [file and tmp_path / file for file in expected]
 
 
-def test_a_folder_is_no_photo_and_a_name_too_long_is_none(tmp_path: Path) -> None:
+def test_a_folder_or_a_name_too_long_is_not_a_photo(tmp_path: Path) -> None:
     (tmp_path / "x" / "1.png").mkdir(parents=True)
     put(tmp_path, "x/1.jpg", "y")
     photos = listed("x/1.png", "y/1.png", f"{'n' * 5000}/1.png", "n" * 5000)
@@ -366,7 +366,7 @@ def test_links(tmp_path: Path) -> None:
 
 
 def test_a_root_that_is_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="nowhere: wanted the folder of the photos; there is no such folder"):
+    with pytest.raises(DatasetError, match="nowhere: no such folder of photos"):
         find_photos(listed("a"), tmp_path / "nowhere")
 
 

@@ -27,7 +27,7 @@ def picture(seed: int, width: int = 32, height: int = 32) -> bytes:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Ann has photos 1 and 2, Bob 1 alone."""
+    """Photos 1 and 2 of Ann, and photo 1 of Bob."""
     for k, name in enumerate(("Ann/Ann_0001.png", "Ann/Ann_0002.png", "Bob/Bob_0001.png")):
         file = tmp_path / "photos" / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -63,7 +63,7 @@ def test_csv(photos, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["set.bin", "SET.BIN"])
-def test_a_bin_is_told_by_its_ending(tmp_path, name):
+def test_the_ending_identifies_a_bin(tmp_path, name):
     images = [picture(k, 48, 48) for k in range(4)]
     path = bin_file(tmp_path / name, images, [True, False])
     for root in (None, tmp_path / "nowhere"):
@@ -72,7 +72,7 @@ def test_a_bin_is_told_by_its_ending(tmp_path, name):
         assert found.pairs.same.tolist() == [True, False]
 
 
-def test_a_bin_whose_images_are_none(tmp_path):
+def test_a_bin_with_damaged_images(tmp_path):
     with pytest.raises(ImageError, match="<bytes>"):
         binary_pairs(bin_file(tmp_path / "a.bin", [b"no image", b"neither"], [True]))
     with pytest.raises(DatasetError, match=r"a.bin: .*pickle"):
@@ -82,21 +82,21 @@ def test_a_bin_whose_images_are_none(tmp_path):
         binary_pairs(bin_file(tmp_path / "a.bin", [picture(0, 8, 8), picture(1, 8, 8)], [True]))
 
 
-def test_lists_want_a_folder(photos, tmp_path):
-    with pytest.raises(DatasetError, match=r"pairs.txt: a list of pairs wants a folder of photos; beside a .bin give"):
+def test_lists_need_a_folder(photos, tmp_path):
+    with pytest.raises(DatasetError, match=r"pairs.txt: a list of pairs needs a folder of photos; only a .bin needs"):
         read_pair_set(lfw_list(tmp_path), None, False, SPEC)
     with pytest.raises(DatasetError, match="nowhere: no such folder of images"):
         read_pair_set(lfw_list(tmp_path), photos / "nowhere", False, SPEC)
 
 
-def test_crops_are_told_by_their_record_or_their_size(photos, tmp_path):
+def test_crops_are_recognised_by_their_record_or_their_size(photos, tmp_path):
     pairs = lfw_list(tmp_path)
     assert read_pair_set(pairs, photos, True, SPEC).crops == CropRecord(32, 4, "box")
     assert read_pair_set(pairs, photos, True, InputSpec(112, "arcface")).crops == CropRecord(32, 0, "arcface")
     (photos / "Ann/Ann_0001.png").write_bytes(picture(0, 32, 30))
     with pytest.raises(DatasetError, match="32x30 px; aligned crops are square"):
         read_pair_set(pairs, photos, True, SPEC)
-    (photos / "Ann/Ann_0001.png").unlink()  # the next one there is tells
+    (photos / "Ann/Ann_0001.png").unlink()  # the next existing one decides
     (photos / "Ann/Ann_0002.png").write_bytes(picture(0, 48, 48))
     assert read_pair_set(pairs, photos, True, SPEC).crops == CropRecord(48, 4, "box")
     CropRecord(64, 8, "box").write(photos)
@@ -104,7 +104,7 @@ def test_crops_are_told_by_their_record_or_their_size(photos, tmp_path):
     assert read_pair_set(pairs, photos, False, SPEC).crops is None
 
 
-def test_crops_of_which_none_is_there(tmp_path):
+def test_crops_that_are_all_missing(tmp_path):
     (tmp_path / "empty").mkdir()
     found = read_pair_set(lfw_list(tmp_path), tmp_path / "empty", True, SPEC)
     assert found.files == [None, None, None] and found.crops == CropRecord(32, 4, "box")

@@ -1,4 +1,4 @@
-"""The check of a pickle before it is loaded, against the disassembler of the standard library."""
+"""The check of a pickle before it is loaded, compared with the disassembler of the standard library."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from facespace.datasets.pairs.pickle_checks import asks_for, check_steps
 from facespace.errors import DatasetError
 from support.pickles import IMAGES, PROTOCOLS, SAME, TWO_IMAGES, a_set, small_files, text
 
-# None of these calls anything but what the names it was given stand for.
+# None of these instructions calls anything except the names in the pickle.
 HARMLESS = {
     "PROTO", "FRAME", "STOP", "MARK", "GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD", "EMPTY_LIST", "APPEND", "APPENDS",
     "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2",
@@ -31,20 +31,20 @@ Names = Container[tuple[str, str]]
 def refusal(data: bytes, known: Names = frozenset()) -> str:
     with pytest.raises(DatasetError) as caught:
         check_steps(data, known)
-    said = str(caught.value)
-    assert "\n" not in said
-    assert len(said) < 400
-    return said
+    message = str(caught.value)
+    assert "\n" not in message
+    assert len(message) < 400
+    return message
 
 
 def names_in(data: bytes) -> set[tuple[str, str]]:
-    """The names that its GLOBAL instructions ask for."""
+    """Return the names that its GLOBAL instructions ask for."""
     globals_ = [argument for step, argument, _ in pickletools.genops(data) if step.name == "GLOBAL"]
     return {tuple(argument.split(" ", 1)) for argument in globals_}  # type: ignore[misc]
 
 
 def is_sound(data: bytes, known: Names) -> bool:
-    """The slow oracle. `ValueError` for what the disassembler does not understand."""
+    """Return whether a pickle is sound: the slow oracle. Raises `ValueError` if the disassembler cannot read it."""
     if data[:1] not in (b"\x80", b"(", b"]", b"c"):
         return False
     steps = [(step.name, argument, at) for step, argument, at in pickletools.genops(data)]
@@ -68,7 +68,7 @@ def is_sound(data: bytes, known: Names) -> bool:
     return True
 
 
-# What passes
+# Accepted pickles
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -83,7 +83,7 @@ def test_sets_pass(protocol: int) -> None:
 
 
 def test_every_harmless_instruction_passes() -> None:
-    """Nothing is loaded: the walk does not ask whether the instructions make sense."""
+    """Nothing is loaded, and the check does not ask whether the instructions make sense."""
     arguments = {
         "PROTO": b"\2", "FRAME": struct.pack("<Q", 1), "GLOBAL": b"m\nx\n", "BININT": bytes(4), "BININT1": b"\0",
         "BININT2": bytes(2), "LONG1": b"\1\5", "BINSTRING": b"\1\0\0\0a", "SHORT_BINSTRING": b"\1a",
@@ -98,23 +98,23 @@ def test_every_harmless_instruction_passes() -> None:
             check_steps(data, {("m", "x")})
 
 
-# What is refused
+# Refused pickles
 
 
 @pytest.mark.parametrize(
     "step", [step for step in pickletools.opcodes if step.name not in HARMLESS], ids=lambda s: s.name
 )
 def test_every_other_instruction_is_refused(step: pickletools.OpcodeInfo) -> None:
-    said = refusal(b"\x80\x02" + step.code.encode("latin-1") + b"m\nx\n" + bytes(20) + b".", {("m", "x")})
-    assert "m.x" in said if step.name == "INST" else step.name in said
+    message = refusal(b"\x80\x02" + step.code.encode("latin-1") + b"m\nx\n" + bytes(20) + b".", {("m", "x")})
+    assert "m.x" in message if step.name == "INST" else step.name in message
 
 
 def test_a_name_is_allowed_as_a_whole() -> None:
     known = {("m", "x")}
     check_steps(b"\x80\x02cm\nx\n.", known)
     for module, name in ((b"m", b"xx"), (b"x", b"m"), (b"m.x", b""), (b"M", b"x"), (b"m ", b"x"), (b"m\xff", b"x")):
-        said = refusal(b"\x80\x02c" + module + b"\n" + name + b"\n.", known)
-        assert "nothing of it was run" in said
+        message = refusal(b"\x80\x02c" + module + b"\n" + name + b"\n.", known)
+        assert "nothing in it was run" in message
     for cut in (b"\x80\x02cm", b"\x80\x02cm\n", b"\x80\x02cm\nx"):
         assert "cut short" in refusal(cut, known)
 
@@ -127,19 +127,22 @@ def test_a_name_is_shown_short_and_without_controls() -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
-        (b"\xff\xd8\xff\xe0 JFIF", "no pickle"),
-        (b".", "no pickle"),
-        (b"N.", "no pickle"),
+        (b"\xff\xd8\xff\xe0 JFIF", "not a pickle"),
+        (b".", "not a pickle"),
+        (b"N.", "not a pickle"),
         (b"\x80\x02\xfe.", "byte 2"),
         (b"\x80\x02N..", "1 bytes follow its end"),
         (b"\x80\x02N." + bytes(1000), "1,000 bytes follow its end"),
-        (b"\x80\x02Nq\x03.", "numbers things it does not have"),  # the instruction before it was the second
+        (
+            b"\x80\x02Nq\x03.",
+            "a memo index is larger than the number of instructions before it",
+        ),  # the instruction before it was the second
     ],
 )
-def test_damaged_pickles(data: bytes, said: str) -> None:
-    assert said in refusal(data)
+def test_damaged_pickles(data: bytes, message: str) -> None:
+    assert message in refusal(data)
 
 
 def test_a_memo_index_is_at_most_the_number_of_instructions_before() -> None:
@@ -154,15 +157,15 @@ def test_more_instructions_than_any_set_has(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(pickle_checks, "_MAX_STEPS", n_steps)
     check_steps(data, set())
     monkeypatch.setattr(pickle_checks, "_MAX_STEPS", n_steps - 1)
-    assert f"more than {n_steps - 1} instructions" in refusal(data)
+    assert f"at most {n_steps - 1} instructions" in refusal(data)
 
 
 def test_a_frame_cannot_hide_instructions() -> None:
-    """The unpickler drops the rest of a frame that ends inside of an argument: it would read other bytes than checked."""
+    """The unpickler drops the rest of a frame that ends inside an argument: it would read other bytes than were checked."""
     hidden = b"\x80\x04\x95" + struct.pack("<Q", 2) + b"X\x08\x00\x00\x00" + b"N0000000" + b"."
-    assert "a frame ends inside of an instruction" in refusal(hidden)
+    assert "a frame ends inside an instruction" in refusal(hidden)
     nested = b"\x80\x04\x95" + struct.pack("<Q", 10) + b"\x95" + struct.pack("<Q", 2) + b"N."
-    assert "a frame begins inside of another" in refusal(nested)
+    assert "a frame begins inside another frame" in refusal(nested)
 
 
 # Small files whose instructions would take much memory
@@ -176,8 +179,11 @@ BOMBS = {
     "frame": (b"\x80\x04\x95" + struct.pack("<Q", 2**60) + b"N.", "cut short"),
     "whole number": (b"\x80\x02\x8b" + struct.pack("<I", 2**31 - 1) + b"1.", "LONG4"),
     "digits": (b"\x80\x02I" + b"9" * 10**6 + b"\n.", "INT"),
-    "memo": (b"\x80\x02Nr\xff\xff\xff\x7f.", "numbers things it does not have"),
-    "memo, 100 million": (b"\x80\x02Nr\x00\xe1\xf5\x05.", "numbers things it does not have"),
+    "memo": (b"\x80\x02Nr\xff\xff\xff\x7f.", "a memo index is larger than the number of instructions before it"),
+    "memo, 100 million": (
+        b"\x80\x02Nr\x00\xe1\xf5\x05.",
+        "a memo index is larger than the number of instructions before it",
+    ),
     "memo in text": (b"\x80\x02Np2000000000\n.", "PUT"),
 }
 BOMB_LIMIT = 4 << 20  # bytes
@@ -185,7 +191,7 @@ BOMB_LIMIT = 4 << 20  # bytes
 
 @pytest.mark.parametrize("title", sorted(BOMBS))
 def test_a_bomb_does_not_go_off(title: str) -> None:
-    data, said = BOMBS[title]
+    data, message = BOMBS[title]
     start = time.perf_counter()
     tracemalloc.start()
     try:
@@ -193,7 +199,7 @@ def test_a_bomb_does_not_go_off(title: str) -> None:
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert said in found
+    assert message in found
     assert peak < BOMB_LIMIT
     assert time.perf_counter() - start < 60
 
@@ -232,7 +238,7 @@ def test_damaged_files_are_judged_as_the_disassembler_does(k: int) -> None:
             )
         try:
             sound = is_sound(bytes(damaged), known)
-        except UnicodeDecodeError:  # letters that are none are not looked at by the walk
+        except UnicodeDecodeError:  # the check does not decode texts, so invalid UTF-8 is not detected
             continue
         except ValueError:
             sound = False

@@ -1,4 +1,4 @@
-"""One reader for each format of datasets, with its writer: class folders, RecordIO, TFRecord, WebDataset, Parquet, MS-Celeb.
+"""A reader for each dataset format, and writers: class folders, RecordIO, TFRecord, WebDataset, Parquet, MS-Celeb.
 
 Begin with `class_folders`, the simplest. Each reader satisfies `datasets.protocol.LabelledImages`.
 """

@@ -1,4 +1,4 @@
-"""Class folders as a dataset: one folder a person, the images in it."""
+"""Class folders as a dataset: one folder of images per person."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from facespace.io.text import plain_text
 
 
 class ImageFolder:
-    """The images of a folder of class folders: `LabelledImages`, sorted by the folders' names and then their own.
+    """The images of a folder of class folders, as `LabelledImages`, sorted by folder name and then by file name.
 
-    Every folder is an identity, one without images too. `paths` are the images' files. `DatasetError` where `root` is
-    no folder, has no folders in it, or these have no images.
+    Every folder is an identity, also one without images. `paths` are the image files. Raises `DatasetError` if `root`
+    is not a folder, contains no folders, or these contain no images.
 
     >>> import tempfile
     >>> from PIL import Image
@@ -40,20 +40,20 @@ class ImageFolder:
         counts = [len(paths) for _, paths in folders]
         self.labels: npt.NDArray[np.int64] = np.repeat(np.arange(len(folders), dtype=np.int64), counts)
         if not self.paths:
-            raise DatasetError(f"{plain_text(os.fspath(root))}: no images in the {len(folders):,} folders in it")
+            raise DatasetError(f"{plain_text(os.fspath(root))}: its {len(folders):,} folders contain no images")
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def encoded(self, index: int) -> bytes:
-        """One file, undecoded. `ImageError` where it cannot be read."""
+        """Return one file, undecoded. Raises `ImageError` if it cannot be read."""
         path = self._path(index)
         try:
             status = os.stat(path)  # before opening: opening a fifo waits for its writer
             if not stat.S_ISREG(status.st_mode):
                 raise ImageError(path, "not a regular file")
             if status.st_size > MAX_RECORD:
-                raise ImageError(path, f"{status.st_size:,} bytes; no image has more than {MAX_RECORD:,}")
+                raise ImageError(path, f"{status.st_size:,} bytes; an image must have at most {MAX_RECORD:,}")
             with open(path, "rb") as stream:
                 return stream.read(MAX_RECORD)
         except OSError as error:
@@ -61,7 +61,7 @@ class ImageFolder:
             raise ImageError(path, "no such file" if missing else f"cannot be read ({error.strerror})") from None
 
     def read(self, index: int) -> npt.NDArray[np.uint8]:
-        """One image, (H,W,3) uint8 RGB."""
+        """Return one image, (H,W,3) uint8 RGB."""
         return image.read(self._path(index))
 
     def _path(self, index: int) -> str:
@@ -72,13 +72,13 @@ class ImageFolder:
 
 
 def read_class_folders(root: str | os.PathLike[str]) -> list[tuple[str, list[str]]]:
-    """The identities of a dataset: (name of the folder, paths of its images), both sorted.
+    """Return the identities of a dataset as (folder name, paths of its images), both sorted.
 
-    A file called like a photo is one, whatever it holds, and so is any other that holds one (`io.file_kinds`); hidden files and folders,
-    and what lies deeper, do not count. Other files are left out with a `LeftOutWarning`. A folder without photos is an
-    identity with an empty list. Names are as the file system has them: bytes that are no UTF-8
-    are Python's lone surrogates, for `plain_text` to print. Links are followed. Raises `DatasetError` when `root` is
-    no folder or has no folders in it.
+    A file is a photo if its name or its content says so (`io.file_kinds`). Other files are left out with a
+    `LeftOutWarning`; hidden files, hidden folders and deeper folders are ignored. A folder without photos is an identity
+    with an empty list. Names are as in the file system: bytes that are not UTF-8 become lone surrogates, which
+    `plain_text` makes printable. Links are followed. Raises `DatasetError` if `root` is not a folder or contains no
+    folders.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as root:
@@ -92,7 +92,7 @@ def read_class_folders(root: str | os.PathLike[str]) -> list[tuple[str, list[str
         raise DatasetError(f"{plain_text(root)}: not a folder")
     names = visible_names(root, folders=True)
     if not names:
-        raise DatasetError(f"{plain_text(root)}: no folders in it; a dataset has one folder a person")
+        raise DatasetError(f"{plain_text(root)}: contains no folders; a dataset has one folder per person")
     photos = PhotoFiles()
     folders = [(name, photos_in(root, name, photos)) for name in names]
     photos.warn(root)
@@ -100,14 +100,14 @@ def read_class_folders(root: str | os.PathLike[str]) -> list[tuple[str, list[str
 
 
 def photos_in(root: str, name: str, photos: PhotoFiles) -> list[str]:
-    """The paths of the photos in one class folder, sorted; `photos` counts what is left out."""
+    """Return the sorted paths of the photos in one class folder; `photos` counts the files left out."""
     files = visible_names(os.path.join(root, name), folders=False)
     paths = ((os.path.join(root, name, file), os.path.join(name, file)) for file in files)
     return [path for path, shown in paths if photos.takes(path, shown)]
 
 
 def visible_names(folder: str | os.PathLike[str], *, folders: bool) -> list[str]:
-    """Sorted names of a folder's folders, or of its files; hidden ones left out."""
+    """Return the sorted names of the folders, or of the files, in a folder; hidden ones are left out."""
     with os.scandir(folder) as entries:
-        # What is no folder counts as a file, a broken link too: left out, it would be missed by nobody.
+        # Anything that is not a folder is treated as a file, also a broken link, so that it gets reported.
         return sorted(entry.name for entry in entries if entry.is_dir() == folders and not entry.name.startswith("."))

@@ -1,4 +1,4 @@
-"""Writing class folders whose files are numbered through, and reading them back in that order."""
+"""Writes class folders whose files are numbered consecutively, and reads them back in that order."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ _ENDINGS = sorted(IMAGE_ENDINGS)
 class FolderWriter:
     """Writes `NAME/00000001.jpg`, …, each image into the folder of its label, `folders[label]`.
 
-    Numbers count all images in the order they come, so that it is not lost; endings go by content, `.jpg` where that
-    is no image. `resume_at` is what `sync` returned. Folders are made at once, for identities without images, too.
+    The numbers count the images of all folders and so keep their order. The ending follows the content; it is `.jpg` for
+    an unknown content. `resume_at` is what `sync` returned. All folders are created at once, also for identities without
+    images.
     """
 
     def __init__(self, root: str | os.PathLike[str], folders: Mapping[int, str], *, resume_at: int = 0) -> None:
@@ -40,24 +41,24 @@ class FolderWriter:
         self._n_images += 1
 
     def sync(self) -> int:
-        """Put what was written on the disk; returns how many images there are, the place to resume at."""
-        if hasattr(os, "sync"):  # of many small files, all at once
+        """Flush to the disk and return the number of images, which is the position to resume at."""
+        if hasattr(os, "sync"):  # one call for many small files
             os.sync()
         return self._n_images
 
     def close(self) -> None:
-        """Nothing is left open."""
+        """Flush to the disk; no file is left open."""
         self.sync()
 
     def abandon(self) -> None:
-        """Nothing is left open."""
+        """Do nothing, because no file is left open."""
 
 
 class NumberedFolder:
-    """What a `FolderWriter` wrote, in the order it was written, as `LabelledImages`.
+    """The images that a `FolderWriter` wrote, in the order written, as `LabelledImages`.
 
-    `folders` are the names by label, `begin` is the `resume_at` of the writer. Raises `DatasetError` where a number is
-    missing or there twice, or a file has none.
+    `folders` are the names by label, `begin` is the `resume_at` of the writer. Raises `DatasetError` if a number is
+    missing or occurs twice, or if a file has no number.
     """
 
     def __init__(self, root: str | os.PathLike[str], folders: Mapping[int, str], *, begin: int = 0) -> None:
@@ -67,18 +68,20 @@ class NumberedFolder:
         label_of = {folder: label for label, folder in folders.items()}
         for folder in visible_names(root, folders=True):
             if folder not in label_of:
-                raise DatasetError(f"{plain_text(os.path.join(self._root, folder))}: a folder that was not written")
+                raise DatasetError(f"{plain_text(os.path.join(self._root, folder))}: not a folder of this dataset")
             for name in visible_names(os.path.join(self._root, folder), folders=False):
                 stem, ending = os.path.splitext(name)
                 if not (stem.isascii() and stem.isdecimal() and ending in IMAGE_ENDINGS):
                     shown = plain_text(os.path.join(self._root, folder, name))
-                    raise DatasetError(f"{shown}: a file that was not written")
+                    raise DatasetError(f"{shown}: not a file of this dataset")
                 numbers.append(int(stem))
                 labels.append(label_of[folder])
                 kinds.append(_ENDINGS.index(ending))
         order = np.argsort(numbers)
         if not np.array_equal(np.array(numbers, np.int64)[order], np.arange(begin + 1, begin + len(numbers) + 1)):
-            raise DatasetError(f"{plain_text(self._root)}: of its {len(numbers):,} images some numbers are missing")
+            raise DatasetError(
+                f"{plain_text(self._root)}: the numbers of its {len(numbers):,} images are not consecutive"
+            )
         self.labels: npt.NDArray[np.int64] = np.array(labels, np.int64)[order]
         self._kinds = np.array(kinds, np.int8)[order]
 
@@ -86,12 +89,12 @@ class NumberedFolder:
         return len(self.labels)
 
     def encoded(self, index: int) -> bytes:
-        """One file, undecoded."""
+        """Return one file, undecoded."""
         with open(self._path(index), "rb") as file:
             return file.read()
 
     def read(self, index: int) -> npt.NDArray[np.uint8]:
-        """One image, (H,W,3) uint8 RGB."""
+        """Return one image, (H,W,3) uint8 RGB."""
         return decode(self.encoded(index), self._path(index))
 
     def _path(self, index: int) -> str:

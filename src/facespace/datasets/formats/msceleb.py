@@ -1,7 +1,7 @@
-"""MS-Celeb-1M's tables: an image a line, tab-separated, the identity (Freebase MID) first, the image in Base64 last.
+"""MS-Celeb-1M's tables: one image a line, tab-separated, the identity (Freebase MID) first, the image in Base64 last.
 
-Tables of six columns (MID, query, rank, two addresses, image) and of seven (MID, rank, two addresses, face number,
-rectangle, image) were given out; the columns between are not needed.
+Tables were published with six columns (MID, query, rank, two addresses, image) and with seven (MID, rank, two addresses,
+face number, rectangle, image). Only the first and the last column are read.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _COLUMNS = (6, 7)
 class MSCelebImages:
     """A `.tsv` table, or a folder of them in natural order, as `LabelledImages`.
 
-    Labels count the MIDs as they are sorted: those of the class folders that the script of 2018 unpacks a table to.
-    Opening reads every line once and keeps where its image is. Raises `DatasetError`, naming file and line.
+    Labels are the positions of the sorted MIDs, as in the class folders that the script of 2018 makes of a table.
+    Opening reads every line once and stores the position of its image. A `DatasetError` names the file and the line.
     """
 
     labels: npt.NDArray[np.int64]
@@ -54,7 +54,7 @@ class MSCelebImages:
         return len(self._pieces)
 
     def encoded(self, index: int) -> bytes:
-        """One image, out of its Base64."""
+        """Return one image, decoded from Base64."""
         piece = self._pieces.find(index)
         text = self._files.read(piece.shard, piece.offset, piece.length)
         try:
@@ -62,12 +62,12 @@ class MSCelebImages:
         except binascii.Error:
             data = b""
         padding = text[-2:].count(b"=")
-        if not data or len(data) != len(text) // 4 * 3 - padding:  # what is no letter of Base64 is passed over
-            raise DatasetError(f"{self._where(piece.shard, index)}: the last column is no image in Base64")
+        if not data or len(data) != len(text) // 4 * 3 - padding:  # `a2b_base64` skips invalid characters
+            raise DatasetError(f"{self._where(piece.shard, index)}: the last column is not an image in Base64")
         return data
 
     def read(self, index: int) -> npt.NDArray[np.uint8]:
-        """One image, (H,W,3) uint8 RGB."""
+        """Return one image, (H,W,3) uint8 RGB."""
         return decode(self.encoded(index), self._where(self._pieces.find(index).shard, index))
 
     def _where(self, shard: int, index: int) -> str:
@@ -79,21 +79,24 @@ class MSCelebImages:
             with open(self._files.paths[shard], "rb", buffering=2**20) as file:
                 for number, offset, line in _lines(file):
                     if len(line) > _MAX_LINE:
-                        raise DatasetError(f"longer than {_MAX_LINE:,} bytes; no image is")  # noqa: TRY301
+                        raise DatasetError(f"a line must have at most {_MAX_LINE:,} bytes, got more")  # noqa: TRY301
                     if not line.endswith(b"\n"):
-                        reason = "it has no end, so the file is cut short; if it is whole, add a line break"
+                        reason = "the last line has no line break: the file is cut short, or a line break must be added"
                         raise DatasetError(reason)  # noqa: TRY301
                     text = line.rstrip(b"\r\n")
                     if not text:
                         continue
                     n_columns = text.count(b"\t") + 1
                     if n_columns not in _COLUMNS:
-                        wanted = f"{_COLUMNS[0]} or {_COLUMNS[1]} columns parted by tabs"
-                        raise DatasetError(f"wanted {wanted}; got {n_columns}")  # noqa: TRY301
+                        expected = f"{_COLUMNS[0]} or {_COLUMNS[1]} columns separated by tabs"
+                        raise DatasetError(f"expected {expected}, got {n_columns}")  # noqa: TRY301
                     name = plain_text(text[: text.find(b"\t")].decode("utf-8", "surrogateescape"))
                     start = text.rfind(b"\t") + 1
                     if not 0 < len(name.strip()) <= MAX_NAME or start == len(text):
-                        raise DatasetError("wanted an MID first and an image last; one is empty, or no name")  # noqa: TRY301
+                        reason = (
+                            "expected an MID first and an image last, got an empty column or an MID that is too long"
+                        )
+                        raise DatasetError(reason)  # noqa: TRY301
                     scan.add(identities.setdefault(name, len(identities)))
                     self._pieces.add(offset + start, len(text) - start)
                     self._lines.append(number)
@@ -104,7 +107,7 @@ class MSCelebImages:
 
 
 def _lines(file: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
-    """Number, from 1, offset and bytes of every line, of bounded length."""
+    """Yield the number (from 1), offset and bytes of every line; longer lines are split after `_MAX_LINE` + 1 bytes."""
     number, offset = 0, 0
     while line := file.readline(_MAX_LINE + 1):
         number += 1

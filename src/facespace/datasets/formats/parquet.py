@@ -1,7 +1,7 @@
-"""Parquet files of images as Hugging Face's hub has them: columns `image`, `label` and, where there is one, `name`.
+"""Parquet files of images as on Hugging Face's hub: columns `image`, `label` and, optionally, `name`.
 
-An image is bytes, or a struct of `bytes` and `path`; a label a whole number, whose name may stand in the file's
-Hugging Face metadata instead of in a column.
+An image is bytes, or a struct of `bytes` and `path`. A label is a whole number; instead of in a column, its name may be
+in the file's Hugging Face metadata.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from facespace.errors import DatasetError, RuntimeUnavailable
 from facespace.io.image import decode
 from facespace.io.text import plain_text
 
-_GROUP_IMAGES = 128  # rows of a group, which is read whole for one image of it
+_GROUP_IMAGES = 128  # rows of a row group; reading one image reads its whole group
 _GROUP_BYTES = 2**25
 _MAX_GROUP_ROWS = 2**20
 _MAX_GROUP_BYTES = 2**31
@@ -39,9 +39,9 @@ _MAX_CACHED = 2**29  # bytes
 class ParquetImages:
     """A Parquet file, or a folder of `.parquet` shards in natural order, as `LabelledImages`.
 
-    Opening reads labels and names; of the images, the row group of one is read when it is wanted and kept for its
-    neighbours, so that reading in order is quick, and at random as quick as the row groups are small. Raises
-    `DatasetError`, naming the file, and `RuntimeUnavailable` where pyarrow is missing.
+    Opening reads the labels and names. Reading an image reads its row group, which is kept for its neighbours, so reading
+    in order is fast, and reading at random is faster with smaller row groups. Raises `DatasetError`, which names the file,
+    and `RuntimeUnavailable` if pyarrow is not installed.
     """
 
     labels: npt.NDArray[np.int64]
@@ -63,29 +63,29 @@ class ParquetImages:
                     groups.append(group)
                 _scan(file, has_names, scan, starts[-1])
         self.labels, self.names = scan.finish(os.path.dirname(self._files.paths[0]))
-        self._columns = columns  # the image's, by file
+        self._columns = columns  # the image column of each file
         self._starts = starts  # the first image of every row group
-        self._shards, self._groups = shards, groups  # file, and number in it, of every row group
+        self._shards, self._groups = shards, groups  # the file of every row group, and its number in that file
         self._make_cache()
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def encoded(self, index: int) -> bytes:
-        """One image as the file holds it."""
+        """Return one image as the file stores it."""
         group, row = self._place(index)
         with self._reading(self._shards[group]):
             value = self._images(group)[row].as_py()
         if not isinstance(value, bytes):
-            raise DatasetError(f"{self._where(index)}: no image in this row")
+            raise DatasetError(f"{self._where(index)}: this row has no image")
         return value
 
     def read(self, index: int) -> npt.NDArray[np.uint8]:
-        """One image, (H,W,3) uint8 RGB."""
+        """Return one image, (H,W,3) uint8 RGB."""
         return decode(self.encoded(index), self._where(index))
 
     def _place(self, index: int) -> tuple[int, int]:
-        """Row group and row in it; `IndexError` for a number that is none."""
+        """Return the row group of an image and its row there; raises `IndexError` if the index is out of range."""
         index = operator.index(index)
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
@@ -98,7 +98,7 @@ class ParquetImages:
         return f"{self._files.name(shard)}, row {index - self._starts[first]}"
 
     def _images(self, group: int) -> Any:
-        """The images of a row group, an Arrow array. By one thread at a time: its neighbours want the same group."""
+        """Return the images of a row group, an Arrow array. One thread at a time, as others often need the same group."""
         with self._turn:
             if group in self._cache:
                 self._cache.move_to_end(group)
@@ -126,8 +126,8 @@ class ParquetImages:
             name = self._files.name(shard)
             raise (error if str(error).startswith(name) else DatasetError(f"{name}: {error}")) from None
         except Exception as error:  # pyarrow raises anything on damaged data
-            said = plain_text(" ".join(str(error).split())[:200]) or type(error).__name__
-            raise DatasetError(f"{self._files.name(shard)}: damaged, or not a Parquet file ({said})") from None
+            reason = plain_text(" ".join(str(error).split())[:200]) or type(error).__name__
+            raise DatasetError(f"{self._files.name(shard)}: damaged, or not a Parquet file ({reason})") from None
 
     def _make_cache(self) -> None:
         self._turn = threading.Lock()
@@ -148,7 +148,7 @@ def _pyarrow() -> Any:
         return importlib.import_module("pyarrow")
     except ImportError:
         raise RuntimeUnavailable(
-            "a Parquet dataset wants pyarrow; install it with: pip install 'facespace[data]'"
+            "a Parquet dataset needs pyarrow; install it with: pip install 'facespace[data]'"
         ) from None
 
 
@@ -156,37 +156,37 @@ def _open(path: str) -> Any:
     parquet = _pyarrow().parquet
     metadata = parquet.read_metadata(path)
     there = {metadata.schema.column(k).path for k in range(len(metadata.schema))}
-    # As dictionaries: an image that a damaged file repeats a million times is in memory once.
+    # As dictionaries, an image that a damaged file repeats a million times is in memory only once.
     once = [name for name in ("image", "image.bytes", "name") if name in there]
     return parquet.ParquetFile(path, metadata=metadata, read_dictionary=once, page_checksum_verification=True)
 
 
 def _columns(file: Any) -> tuple[str, bool]:
-    """The column the encoded images are in, and whether there is one of names; `DatasetError` for other columns."""
+    """Return the column of the encoded images, and whether there are names; raises `DatasetError` for other columns."""
     columns = [file.schema.column(k) for k in range(len(file.schema))]
     kinds = {column.path: (column.physical_type, column.max_repetition_level) for column in columns}
     image = next((name for name in ("image.bytes", "image") if name in kinds), None)
     if image is None or "label" not in kinds:
         there = plain_text(", ".join(list(kinds)[:8])[:200])
-        raise DatasetError(f"wanted columns `image` (bytes) and `label` (a number); it has {there or 'none'}")
-    wanted = {image: ("BYTE_ARRAY",), "label": ("INT64", "INT32"), "name": ("BYTE_ARRAY",)}
-    for name, types in wanted.items():
+        raise DatasetError(f"expected columns `image` (bytes) and `label` (a number), got {there or 'no columns'}")
+    accepted = {image: ("BYTE_ARRAY",), "label": ("INT64", "INT32"), "name": ("BYTE_ARRAY",)}
+    for name, types in accepted.items():
         if name in kinds and (kinds[name][0] not in types or kinds[name][1]):
-            repeated = ", several a row" if kinds[name][1] else ""
-            raise DatasetError(f"the column `{name}` is of type {kinds[name][0]}{repeated}; wanted {types[0]}")
+            repeated = ", several per row" if kinds[name][1] else ""
+            raise DatasetError(f"the column `{name}` must be of type {types[0]}, got {kinds[name][0]}{repeated}")
     return image, "name" in kinds
 
 
 def _row_groups(file: Any, size: int) -> list[int]:
-    """The number of rows of every group, held to what can be."""
+    """Return the number of rows of every row group, checked against the file's size."""
     n_rows = []
     for number in range(file.num_row_groups):
-        # Not what it says of its columns: asked for that of a damaged file, pyarrow ends the process.
+        # The columns' metadata is not read: in a damaged file pyarrow would abort the process.
         group = file.metadata.row_group(number)
         if not 0 <= group.num_rows <= _MAX_GROUP_ROWS or not 0 <= group.total_byte_size <= _MAX_GROUP_BYTES:
             raise DatasetError(
-                f"row group {number} has {group.num_rows:,} rows, {group.total_byte_size:,} bytes; one image wants it "
-                f"read whole: write the file again with row_group_size={_GROUP_IMAGES}"
+                f"row group {number} is too large, {group.num_rows:,} rows and {group.total_byte_size:,} bytes, as it is "
+                f"read whole for each image; write the file again with row_group_size={_GROUP_IMAGES}"
             )
         n_rows.append(group.num_rows)
     if sum(n_rows) > size or sum(n_rows) != file.metadata.num_rows:
@@ -194,8 +194,8 @@ def _row_groups(file: Any, size: int) -> list[int]:
     return n_rows
 
 
-def _scan(file: Any, has_names: bool, scan: LabelScan, n_wanted: int) -> None:
-    """Add the labels of a file, and their names."""
+def _scan(file: Any, has_names: bool, scan: LabelScan, n_expected: int) -> None:
+    """Add the labels of a file and their names to `scan`, which then has `n_expected` labels."""
     known = {} if has_names else _class_names(file.schema_arrow.metadata)
     columns = ["label", "name"] if has_names else ["label"]
     for batch in file.iter_batches(batch_size=2**16, columns=columns, use_threads=False):
@@ -203,17 +203,17 @@ def _scan(file: Any, has_names: bool, scan: LabelScan, n_wanted: int) -> None:
         names = batch.column("name").to_pylist() if has_names else map(known.get, labels)
         for label, name in zip(labels, names, strict=True):
             if type(label) is not int:
-                raise DatasetError(f"row {len(scan)}: wanted a whole number as label; got {_shown(label)}")
+                raise DatasetError(f"row {len(scan)}: the label must be a whole number, got {_shown(label)}")
             if name is not None and not isinstance(name, (str, bytes)):
-                raise DatasetError(f"row {len(scan)}: wanted a text as name; got {_shown(name)}")
+                raise DatasetError(f"row {len(scan)}: the name must be text, got {_shown(name)}")
             try:
                 scan.add(label, name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else name)
             except DatasetError as error:
                 raise DatasetError(f"row {len(scan)}: {error}") from None
-        if len(scan) > n_wanted:
+        if len(scan) > n_expected:
             break
-    if len(scan) != n_wanted:
-        raise DatasetError("damaged: it has another number of rows than it says")
+    if len(scan) != n_expected:
+        raise DatasetError("damaged: the number of rows differs from its metadata")
 
 
 def _shown(value: Any) -> str:
@@ -221,7 +221,7 @@ def _shown(value: Any) -> str:
 
 
 def _class_names(metadata: Any) -> dict[int, str]:
-    """Names by label as Hugging Face keeps them, in the schema's metadata."""
+    """Return names by label from the schema's metadata, where Hugging Face keeps them."""
     try:
         names = json.loads((metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]["label"]["names"]
     except (ValueError, TypeError, KeyError, RecursionError):
@@ -231,27 +231,27 @@ def _class_names(metadata: Any) -> dict[int, str]:
     return {label: name for label, name in enumerate(names) if isinstance(name, str) and name.strip()}
 
 
-def _read_images(file: Any, group: int, column: str, n_wanted: int) -> Any:
-    """The images of a row group of `n_wanted` rows, an Arrow array."""
-    # In batches, which take memory for the rows that are wanted, not for those that a column says it has.
+def _read_images(file: Any, group: int, column: str, n_expected: int) -> Any:
+    """Return the images of a row group of `n_expected` rows, an Arrow array."""
+    # Batches take memory for the expected rows, not for the number that a damaged column states.
     batches, n_rows = [], 0
-    for batch in file.iter_batches(batch_size=n_wanted, row_groups=[group], columns=[column], use_threads=False):
+    for batch in file.iter_batches(batch_size=n_expected, row_groups=[group], columns=[column], use_threads=False):
         batches.append(batch)
         n_rows += len(batch)
-        if n_rows > n_wanted:
+        if n_rows > n_expected:
             break
-    if n_rows != n_wanted:
-        raise DatasetError("damaged: a row group has another number of rows than it says")
+    if n_rows != n_expected:
+        raise DatasetError("damaged: the number of rows in a row group differs from its metadata")
     images = _pyarrow().Table.from_batches(batches).column("image").combine_chunks()
     return images if column == "image" else images.flatten()[0]
 
 
 class ParquetWriter:
-    """Writes shards `00000.parquet`, `00001.parquet`, … into a folder that is there.
+    """Writes shards `00000.parquet`, `00001.parquet`, … into an existing folder.
 
-    A shard is finished as soon as it has `shard_images` images, or `shard_bytes` of them. Images are kept as Hugging
-    Face does, so that its library shows them as pictures; `names` by label make a column of names. A file can only be
-    written in one go: `sync` has a place to resume at, for `resume_at`, just after a shard is finished.
+    A shard is finished as soon as it has `shard_images` images or `shard_bytes` bytes of images. Images are stored as
+    Hugging Face does, so that its library shows them as pictures; `names` by label add a column of names. A Parquet file
+    cannot be appended to, so `sync` returns a position for `resume_at` only between two shards.
     """
 
     def __init__(
@@ -297,7 +297,7 @@ class ParquetWriter:
             self._n_in_shard = self._n_shard_bytes = 0
 
     def sync(self) -> tuple[int] | None:
-        """The place to resume at, None in the middle of a shard."""
+        """Return the position to resume at; None inside a shard."""
         return (self._shard,) if self._writer is None else None
 
     def close(self) -> None:
@@ -311,7 +311,7 @@ class ParquetWriter:
             os.fsync(file.fileno())
 
     def abandon(self) -> None:
-        """Let go of a shard that cannot be finished."""
+        """Close an unfinished shard and ignore errors."""
         with contextlib.suppress(Exception):
             if self._writer is not None:
                 self._writer.close()

@@ -1,8 +1,9 @@
 """MXNet RecordIO as insightface lays out its training sets: `train.rec`, `train.idx`, `property`; without MXNet.
 
-Record 0 holds two numbers, n0 and n1. Images are the records 1 to n0−1; each record from n0 to n1−1 is one identity
-and holds the first of its images and the one behind its last. A file whose record 0 is an image has images only. Many
-packers write no identities, and in record 0 the number of images, or one more, with another number behind it.
+Record 0 contains two numbers, n0 and n1. Records 1 to n0−1 are images. Each record from n0 to n1−1 is one identity and
+contains the record number of its first image and of the one after its last. A file whose record 0 is an image contains
+only images. Many packers write no identities; their record 0 contains the number of images, or one more, and another
+number.
 """
 
 from __future__ import annotations
@@ -24,17 +25,17 @@ from facespace.io import image
 from facespace.io.files import read_whole
 from facespace.io.text import plain_text
 
-_ROUNDED = 2**24  # from here on float32, in which labels are written, leaves whole numbers out
+_ROUNDED = 2**24  # labels are float32, which cannot represent all whole numbers from here on
 _MAX_PROPERTY = 1000
 
 
 class RecordImages:
-    """The images of a `.rec` file, or of the one in a folder: `LabelledImages`, in the order of the index.
+    """The images of a `.rec` file, or of the one in a folder, as `LabelledImages` in the order of the index.
 
-    The file is mapped, not loaded. Labels come from the identities' records where there are any, and each image that
-    is read is held against them; else from every image's own record. A file without `.idx` is walked through once,
-    and its index saved beside it where that is allowed; a warning says so. `property` (identities, height, width),
-    where there is one, says how many identities there are. `DatasetError` where these do not belong together.
+    The file is memory-mapped, not loaded. Labels come from the identities' records if there are any, and the label of each
+    image is compared with them when it is read; otherwise labels come from the images' own records. If there is no `.idx`,
+    the file is scanned once and an index is saved next to it if possible, with a warning. A `property` file (identities,
+    height, width) gives the number of identities. Raises `DatasetError` if these files do not fit together.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -46,7 +47,7 @@ class RecordImages:
         self._keys: Sequence[int] | Ints = keys
         self._offsets, self._labels = self._images(keys, offsets)
         if not len(self._labels):
-            raise DatasetError(f"{self._name}: no image in it")
+            raise DatasetError(f"{self._name}: contains no image")
         folder = os.path.dirname(self._file.path)
         stated = read_property(os.path.join(folder, "property"))
         if stated:
@@ -54,12 +55,12 @@ class RecordImages:
         known = read_names(folder)
         n_labels = stated[0] if stated else int(self._labels.max()) + 1
         self._names = Names(max(n_labels, max(known, default=-1) + 1), known)
-        if not is_there:  # not before: of what does not open nothing is left beside it
+        if not is_there:  # only now, so that no index is left next to a file that cannot be opened
             self._save_index(index, keys, offsets)
 
     @property
     def names(self) -> Sequence[str]:
-        """The identities' names as a `names.txt` beside the file has them, else their numbers as text."""
+        """The identities' names from a `names.txt` next to the file, else their numbers as text."""
         return self._names
 
     @property
@@ -71,20 +72,20 @@ class RecordImages:
         return len(self._labels)
 
     def encoded(self, index: int) -> bytes:
-        """One image as it lies in its record."""
+        """Return one image as its record stores it."""
         index = operator.index(index)
         if not 0 <= index < len(self._labels):
             raise IndexError(f"image {index} of {len(self)}")
         _, labels, content = self._file.record(self._offsets.item(index), self._keys[index])
         if labels[0] != self._labels.item(index):
             raise DatasetError(
-                f"{self._where(index)} has label {labels[0]:g}, but the record of its identity makes it "
-                f"{self._labels[index]}; they do not fit: write the file again"
+                f"{self._where(index)} has label {labels[0]:g}, but the record of its identity gives "
+                f"{self._labels[index]}; write the file again"
             )
         return content
 
     def read(self, index: int) -> npt.NDArray[np.uint8]:
-        """One image, (H,W,3) uint8 RGB."""
+        """Return one image, (H,W,3) uint8 RGB."""
         try:
             return image.read(self.encoded(index))
         except ImageError as error:
@@ -97,7 +98,7 @@ class RecordImages:
 
     def _walk(self) -> tuple[Ints, Ints]:
         offsets = self._file.offsets()
-        # In insightface's layout a record's key stands in it, and the record of key 0 lies last.
+        # In insightface's layout each record contains its key, and the record with key 0 comes last.
         headers = self._file.headers(offsets)
         n = len(offsets)
         if np.array_equal(np.sort(headers.keys), np.arange(n)):
@@ -111,21 +112,21 @@ class RecordImages:
             saved = f"saved as {plain_text(path.name)}"
         except OSError as error:
             saved = f"kept in memory, as {plain_text(path.name)} cannot be written ({error.strerror})"
-        warnings.warn(f"{self._name}: no index beside it; made one of {len(keys):,} records, {saved}", stacklevel=3)
+        warnings.warn(f"{self._name}: no index file; built one of {len(keys):,} records, {saved}", stacklevel=3)
 
     def _images(self, keys: Ints, offsets: Ints) -> tuple[Ints, Ints]:
-        """Offsets and labels of the images; `_keys` are theirs afterwards."""
+        """Return the offsets and labels of the images, and set `_keys` to their keys."""
         n = len(keys)
         counts = self._counts(keys, offsets)
         if counts is None:
             return offsets, self._labels_of(offsets)
-        rounded = float(np.float32(n))  # which is n, where there are not many millions
+        rounded = float(np.float32(n))  # equal to n up to `_ROUNDED`
         if not (1 <= counts[0] <= counts[1] == rounded and counts[0].is_integer()) or keys.max() != n - 1:
             return self._images_by_content(keys, offsets, counts)
         n0 = int(counts[0])
         by_key = np.empty(n, np.int64)
         by_key[keys] = offsets
-        if n >= _ROUNDED:  # such bounds are rounded: the records themselves say whether they are images
+        if n >= _ROUNDED:  # n0 is rounded, so look for the first record near it without an image
             near = range(max(n0 - 4, 1), min(n0 + 5, n))
             n0 = next((key for key in near if not self._file.record(int(by_key[key]), key).content), n0)
         images, identities = by_key[1:n0].copy(), by_key[n0:]
@@ -135,23 +136,23 @@ class RecordImages:
         return images, self._labels_by_range(images, identities, n0)
 
     def _counts(self, keys: Ints, offsets: Ints) -> tuple[float, float] | None:
-        """The two numbers of record 0; None where that is an image as others are, or not there."""
+        """Return the two numbers of record 0; None if it is an ordinary image or missing."""
         zero = np.flatnonzero(keys == 0)
         if not len(zero):
             return None
         record = self._file.record(int(offsets[zero[0]]), 0)
         if len(record.labels) < 2:
             return None
-        # Some packers give it a picture. Its first number then is no label: with all the others it counts the records.
+        # Some packers put a picture into record 0. Its first number is then the number of records, not a label.
         if record.content and not (len(keys) > 1 and record.labels[0] == float(np.float32(len(keys)))):
             return None
         return record.labels[0], record.labels[1]
 
     def _images_by_content(self, keys: Ints, offsets: Ints, counts: tuple[float, float]) -> tuple[Ints, Ints]:
-        """Offsets and labels where record 0 counts the records in another way than insightface does.
+        """Return offsets and labels if record 0 does not follow insightface's count.
 
-        Either there are no identities, and it says how many images there are, or that and itself; or keys are left
-        out, of photos that were not to be read, and it counts them. Labels are the images' own.
+        Either there are no identities, and it gives the number of images, with or without itself; or the keys of
+        unreadable photos were left out, and it counts them too. Labels come from the images' own records.
         """
         order = np.argsort(keys, kind="stable")[1:]  # without record 0
         keys, offsets = keys[order], offsets[order]
@@ -161,9 +162,9 @@ class RecordImages:
         last = int(keys.max(initial=0)) + 1
         if not is_bare and not (counts[1] == last and np.array_equal(has_content, keys < counts[0])):
             raise DatasetError(
-                f"{self._name}, record 0: it counts {counts[0]:g} and, with the identities, {counts[1]:g} records; the "
-                f"index has {n:,}, up to key {last - 1:,}, {np.count_nonzero(has_content):,} of them images; they do "
-                "not belong together"
+                f"{self._name}, record 0: it counts {counts[0]:g} and, with the identities, {counts[1]:g} records, but the "
+                f"index has {n:,}, up to key {last - 1:,}, {np.count_nonzero(has_content):,} of them images; the index "
+                "belongs to another file, or one is damaged"
             )
         self._keys = keys[has_content]
         return offsets[has_content], self._labels_of(offsets[has_content])
@@ -177,8 +178,8 @@ class RecordImages:
         if len(wrong):
             k = wrong[0]
             raise DatasetError(
-                f"{self._name}, record {n0 + k}: wanted the range of an identity's images within 1 to {n0} (the end "
-                f"counts no more); got {first[k]:g} to {end[k]:g}"
+                f"{self._name}, record {n0 + k}: the range of an identity's images must be within 1 to {n0} (end "
+                f"excluded), got {first[k]:g} to {end[k]:g}"
             )
         ranges = headers.labels[first < end].astype(np.int64)
         ranges = ranges[np.argsort(ranges[:, 0], kind="stable")]
@@ -186,7 +187,7 @@ class RecordImages:
         if len(both):
             key = ranges[both[0] + 1, 0]
             raise DatasetError(f"{self._name}: the ranges of identities overlap: record {key} belongs to two of them")
-        # Which label a range is, its first image says; images between ranges speak for themselves.
+        # The first image of a range gives its label; images outside all ranges use their own labels.
         values = np.full(2 * len(ranges) + 1, -1)
         values[1::2] = self._labels_of(images[ranges[:, 0] - 1])
         labels = np.repeat(values, np.diff(ranges.ravel(), prepend=1, append=n0))
@@ -204,25 +205,25 @@ class RecordImages:
             k = wrong[0]
             where = f"{self._name}, record at byte {offsets[k]:,}"
             if not headers.has_content[k]:
-                raise DatasetError(f"{where}: no image in it")
-            raise DatasetError(f"{where}: wanted a label, a whole number from 0 to {MAX_LABEL:,}; got {labels[k]:g}")
+                raise DatasetError(f"{where}: contains no image")
+            raise DatasetError(f"{where}: the label must be a whole number from 0 to {MAX_LABEL:,}, got {labels[k]:g}")
         return labels.astype(np.int64)
 
     def _check_property(self, n_identities: int, height: int, width: int) -> None:
         most = int(self._labels.argmax())
         if self._labels[most] >= n_identities:
             raise DatasetError(
-                f"{self._where(most)}: label {self._labels[most]:,}, but the property beside it says {n_identities:,} "
-                f"identities, labels 0 to {n_identities - 1:,}; correct or remove the property"
+                f"{self._where(most)}: the label is {self._labels[most]:,}, but the file `property` gives {n_identities:,} "
+                f"identities, labels 0 to {n_identities - 1:,}; correct or remove `property`"
             )
         try:
             pixels = self.read(0)
         except ImageError:
-            return  # one damaged image is told to whom it concerns
+            return  # a damaged image is reported when it is read
         if pixels.shape[:2] != (height, width):
             raise DatasetError(
-                f"{self._where(0)}: an image of {pixels.shape[1]}x{pixels.shape[0]} px, but the property beside it "
-                f"says {width}x{height}; correct or remove the property"
+                f"{self._where(0)}: the image has {pixels.shape[1]}x{pixels.shape[0]} px, but the file `property` gives "
+                f"{width}x{height}; correct or remove `property`"
             )
 
 
@@ -236,13 +237,13 @@ def _record_file(path: str) -> str:
     except OSError as error:
         raise DatasetError(f"{plain_text(path)}: the folder cannot be listed ({error.strerror})") from None
     if len(found) != 1:
-        what = f"{len(found)} .rec files in this folder; name one of them" if found else "no .rec file in this folder"
+        what = f"{len(found)} .rec files in this folder; choose one of them" if found else "no .rec file in this folder"
         raise DatasetError(f"{plain_text(path)}: {what}")
     return os.path.join(path, found[0])
 
 
 def read_property(path: str | os.PathLike[str]) -> tuple[int, int, int] | None:
-    """Number of identities, height and width that a `property` file states; None where there is none."""
+    """Return the number of identities, height and width in a `property` file; None if there is no such file."""
     if not os.path.lexists(path):
         return None
     text = read_whole(path, _MAX_PROPERTY).decode("utf-8-sig", "backslashreplace").strip()
@@ -252,7 +253,7 @@ def read_property(path: str | os.PathLike[str]) -> tuple[int, int, int] | None:
         field.isascii() and field.isdigit() and 0 < int(field) <= MAX_LABEL + 1 for field in fields
     ):
         raise DatasetError(
-            f"{plain_text(os.fspath(path))}: wanted `identities,height,width`; got `{plain_text(text[:60])}`"
+            f"{plain_text(os.fspath(path))}: expected `identities,height,width`, got `{plain_text(text[:60])}`"
         )
     n_identities, height, width = map(int, fields)
     return n_identities, height, width

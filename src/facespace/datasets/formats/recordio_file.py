@@ -1,4 +1,4 @@
-"""One MXNet RecordIO file, mapped: the records at given offsets, whole or only what their headers say of labels."""
+"""Reads one memory-mapped MXNet RecordIO file: whole records at given offsets, or only the labels in their headers."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from facespace.errors import DatasetError
 from facespace.io.text import plain_text
 
 _MAGIC_BYTES = MAGIC.to_bytes(4, "little")
-_HEAD = struct.Struct("<IIIfQ")  # of a part and of a record, but for the second id
+_HEAD = struct.Struct("<IIIfQ")  # the headers of a part and of a record, without the second id
 _HEADS = PART.size + HEADER.size
 _LABELS = (struct.Struct(""), struct.Struct("<f"), struct.Struct("<2f"))
-_BLOCK = 1024  # records looked at in one go
-_RELEASE_AFTER = 1024  # records read one by one; the pages they lie on are then given back
+_BLOCK = 1024  # headers read at a time
+_RELEASE_AFTER = 1024  # records read one by one before their memory pages are released
 
 
 class Record(NamedTuple):
-    """One record: its key as it stands in it, at most the first two of its labels, and what follows them."""
+    """One record: the key stored in it, at most the first two of its labels, and the content after them."""
 
     key: int
     labels: tuple[float, ...]
@@ -46,9 +46,9 @@ class Record(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Headers:
-    """What N records say in front of their content.
+    """The headers of N records.
 
-    `keys` (N,) int64; `labels` (N,2) float32, the first two, where a record has so many (`n_labels` (N,) int64 says);
+    `keys` (N,) int64; `labels` (N,2) float32, the first two; `n_labels` (N,) int64, how many a record has;
     `has_content` (N,) bool.
     """
 
@@ -59,10 +59,10 @@ class Headers:
 
 
 class RecordFile:
-    """A `.rec` file; pickled by name, so that another process maps it anew.
+    """A `.rec` file; pickled as its path, so that another process maps it again.
 
-    Offsets are those of an index: multiples of 4 that leave room for a record. `DatasetError` for what is no such
-    file, has no record at an offset, or is damaged there.
+    Offsets come from an index: multiples of 4 that leave space for a record. Raises `DatasetError` if the file is not a
+    RecordIO file, has no record at an offset, or is damaged there.
     """
 
     def __init__(self, path: str) -> None:
@@ -75,7 +75,7 @@ class RecordFile:
     def _stat(self) -> int:
         try:
             status = os.stat(self.path)  # before opening: opening a fifo waits for its writer
-        except (OSError, ValueError) as error:  # ValueError: a name no file can have
+        except (OSError, ValueError) as error:  # ValueError: an impossible file name
             missing = isinstance(error, (FileNotFoundError, NotADirectoryError))
             raise DatasetError(f"{self.name}: {'no such file' if missing else f'cannot be read ({error})'}") from None
         if not stat.S_ISREG(status.st_mode):
@@ -83,18 +83,18 @@ class RecordFile:
         return status.st_size
 
     def offsets(self) -> Ints:
-        """Where each record begins (N,), found by walking through the file."""
+        """Return the offset of each record (N,), found by scanning the file."""
         return find_records(self._records(), self.name)
 
     def record(self, offset: int, key: int | None = None) -> Record:
-        """The record at an offset; errors name it by the `key` it has in an index."""
+        """Return the record at an offset; errors name it by its `key` in the index."""
         records = self._map
         if records is None or records.size() < self.size:
             records = self._records()
         self._n_read += 1
         if self._n_read % _RELEASE_AFTER == 0:
             release(records)
-        # Nearly all are one part, read here without a copy of the whole, as this stands between a trainer and each image.
+        # Fast path for training: nearly all records are one part, which is read here without copying the whole record.
         magic, word, n_labels, label, own_key = _HEAD.unpack_from(records, offset)
         start, end = offset + _HEADS + 4 * n_labels, offset + PART.size + word
         if magic != MAGIC or word > MAX_LENGTH or not start <= end <= self.size:
@@ -110,7 +110,7 @@ class RecordFile:
     def _parted(self, offset: int, where: str) -> Record:
         payload = self._payload(offset, where)
         if len(payload) < HEADER.size:
-            raise DatasetError(f"{where}: damaged: {len(payload)} bytes are too few for a record of an image")
+            raise DatasetError(f"{where}: damaged: {len(payload)} bytes are too few for an image record")
         n_labels, label, own_key, _ = HEADER.unpack_from(payload)
         start = HEADER.size + 4 * n_labels
         if start > len(payload):
@@ -119,12 +119,12 @@ class RecordFile:
         return Record(own_key, labels, payload[start:])
 
     def headers(self, offsets: Ints) -> Headers:
-        """What the records at (N,) offsets say of themselves; their content is not touched."""
+        """Return the headers of the records at (N,) offsets without reading their content."""
         n = len(offsets)
         keys, n_labels = np.empty(n, np.int64), np.empty(n, np.int64)
         labels, has_content = np.zeros((n, 2), np.float32), np.empty(n, np.bool_)
         records = self._records()
-        # Words 0-1 are of the part, 2 the number of labels, 3 the label, 4-5 the key, 6-7 the second id, 8-9 labels.
+        # Words: 0-1 header of the part, 2 number of labels, 3 label, 4-5 key, 6-7 second id, 8-9 labels.
         words = np.frombuffer(records, "<u4", self.size // 4)
         for start in range(0, n, _BLOCK):
             block = slice(start, start + _BLOCK)
@@ -145,14 +145,14 @@ class RecordFile:
         return Headers(keys, labels, n_labels, has_content)
 
     def _payload(self, offset: int, where: str) -> bytes:
-        """What a record holds, its parts joined by the magic numbers that were left out between them."""
+        """Return the payload of a record, its parts joined by the magic numbers that were left out between them."""
         records = self._records()
         start = offset + PART.size
         part, length = self._part(offset)
         if part not in (WHOLE, FIRST):
             raise DatasetError(
                 f"{where}: no record begins at byte {offset:,}, where the index has one; the index belongs to another "
-                "file, or one is damaged: remove the index to have it made again"
+                "file, or one is damaged; remove the index to have it rebuilt"
             )
         if start + length > self.size:
             raise DatasetError(f"{where}: damaged or cut short: its {length:,} bytes reach beyond the end of the file")
@@ -164,17 +164,15 @@ class RecordFile:
             part, length = self._part(offset)
             start = offset + PART.size
             if part not in (MIDDLE, LAST) or start + length > self.size:
-                raise DatasetError(
-                    f"{where}: damaged: no further part of it is at byte {offset:,}, where one should be"
-                )
+                raise DatasetError(f"{where}: damaged: its next part is missing at byte {offset:,}")
             if len(joined) + len(_MAGIC_BYTES) + length > MAX_LENGTH:
-                raise DatasetError(f"{where}: damaged: its parts are longer together than any record")
+                raise DatasetError(f"{where}: damaged: its parts are together longer than {MAX_LENGTH:,} bytes")
             joined += _MAGIC_BYTES
             joined += records[start : start + length]
         return bytes(joined)
 
     def _part(self, offset: int) -> tuple[int, int]:
-        """Which part of a record begins at an offset, and its length; −1 where none does."""
+        """Return which part of a record begins at an offset, and its length; (−1, 0) if none does."""
         if offset + PART.size > self.size:
             return -1, 0
         magic, word = PART.unpack_from(self._records(), offset)

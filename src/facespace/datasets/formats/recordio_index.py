@@ -1,8 +1,8 @@
-"""Where the records of an MXNet RecordIO file lie: read from its `.idx`, or found by walking through the file.
+"""The offsets of the records in an MXNet RecordIO file: read from its `.idx`, or found by scanning the file.
 
-A record is made of parts: the magic number, a word of part (3 bits) and length (29 bits), the payload, zeros up to
-four bytes. Most records are one part, `WHOLE`. Where the magic number itself stands at a multiple of four in a
-payload, the writer leaves it out and parts the record there, so that a reader can always find the next beginning.
+A record consists of parts: the magic number, a word with the kind of part (3 bits) and the length (29 bits), the payload,
+and zeros up to a multiple of four bytes. Most records are one part, `WHOLE`. If the magic number occurs in a payload at a
+multiple of four, the writer leaves it out and splits the record there, so that a reader can always find the next record.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ Ints = npt.NDArray[np.int64]
 MAGIC = 0xCED7230A
 PART = struct.Struct("<II")
 WHOLE, FIRST, MIDDLE, LAST = range(4)
-MAX_LENGTH = 2**29 - 1  # of a record, as of a part
+MAX_LENGTH = 2**29 - 1  # of a record and of a part
 HEADER = struct.Struct("<IfQQ")  # number of labels that follow, or 0 and the label; the record's key; its second id
-_LEAST = PART.size + HEADER.size  # bytes of a record
+_MIN_RECORD = PART.size + HEADER.size  # bytes
 
 _LINE = re.compile(rb"[0-9]{1,18}\t[0-9]{1,18}\r?\n")
 _MAX_LINE = 39
@@ -38,41 +38,41 @@ _RELEASE = 2**26
 
 
 def release(records: mmap.mmap) -> None:
-    """Let the system take the pages of a mapping back that have been read; they are read again when they are wanted."""
+    """Let the system free the pages of a mapping that have been read; they are read again when needed."""
     if hasattr(mmap, "MADV_DONTNEED"):
         records.madvise(mmap.MADV_DONTNEED)
 
 
 def read_index(path: str, rec_bytes: int) -> tuple[Ints, Ints]:
-    """Keys (N,) and offsets (N,) of an `.idx` file, line by line `key, tab, offset`.
+    """Read keys (N,) and offsets (N,) from an `.idx` file of lines `key, tab, offset`.
 
-    `DatasetError` where a line is something else, a key or an offset is there twice, or an offset is no place for a
-    record in a file of `rec_bytes`.
+    Raises `DatasetError` for any other line, if a key or an offset occurs twice, or if no record can begin at an offset
+    in a file of `rec_bytes`.
     """
     file = plain_text(path)
     try:
         status = os.stat(path)  # before opening: opening a fifo waits for its writer
         if not stat.S_ISREG(status.st_mode):
             raise DatasetError(f"{file}: not a regular file")
-        n_most = rec_bytes // _LEAST
+        n_most = rec_bytes // _MIN_RECORD
         if status.st_size > n_most * _MAX_LINE:
-            raise DatasetError(f"{file}: its .rec has room for {n_most:,} records, far fewer than this index has lines")
+            raise DatasetError(f"{file}: the index has far more lines than its .rec has space for records ({n_most:,})")
         table = _read_table(path, file, n_most)
     except OSError as error:
         raise DatasetError(f"{file}: cannot be read ({error.strerror})") from None
     keys, offsets = table
     if not len(keys):
-        raise DatasetError(f"{file}: the index is empty; remove it to have it made again")
-    wrong = np.flatnonzero((offsets % 4 != 0) | (offsets > rec_bytes - _LEAST))
+        raise DatasetError(f"{file}: the index is empty; remove it to have it rebuilt")
+    wrong = np.flatnonzero((offsets % 4 != 0) | (offsets > rec_bytes - _MIN_RECORD))
     if len(wrong):
         line = int(wrong[0])
         raise DatasetError(
-            f"{file}, line {line + 1}: no record begins at byte {offsets[line]:,} of a .rec of {rec_bytes:,} bytes; "
-            "the two do not belong together: remove the index to have it made again"
+            f"{file}, line {line + 1}: no record can begin at byte {offsets[line]:,} of a .rec of {rec_bytes:,} bytes; "
+            "the index belongs to another file; remove it to have it rebuilt"
         )
     for what, numbers in (("key", keys), ("offset", offsets)):
         if (twice := _first_twice(numbers)) is not None:
-            raise DatasetError(f"{file}: {what} {twice} is there twice; remove the index to have it made again")
+            raise DatasetError(f"{file}: {what} {twice} occurs twice; remove the index to have it rebuilt")
     return keys, offsets
 
 
@@ -90,7 +90,7 @@ def _read_table(path: str, file: str, n_most: int) -> tuple[Ints, Ints]:
             text = rest + chunk
             if not chunk and text and not text.endswith(b"\n"):
                 text += b"\n"
-            # Whole lines; not the blank ones behind them, which may stand at the end of the file.
+            # Whole lines, without blank lines after them: those are allowed at the end of the file.
             end = text.rfind(b"\n", 0, text.find(b"\n", len(text.rstrip(b"\r\n"))) + 1 or None) + 1
             text, rest = (text[:end], text[end:]) if text.strip(b"\r\n") else (b"", text)
             if text:
@@ -98,7 +98,7 @@ def _read_table(path: str, file: str, n_most: int) -> tuple[Ints, Ints]:
                 if rows is None:
                     raise _bad_line(file, n, text)
                 if n + len(rows) > n_lines:
-                    raise DatasetError(f"{file}: more lines than its .rec has room for records ({n_most:,})")
+                    raise DatasetError(f"{file}: more lines than its .rec has space for records ({n_most:,})")
                 keys[n : n + len(rows)], offsets[n : n + len(rows)] = rows[:, 0], rows[:, 1]
                 n += len(rows)
             if len(rest) > _MAX_LINE:
@@ -108,7 +108,7 @@ def _read_table(path: str, file: str, n_most: int) -> tuple[Ints, Ints]:
 
 
 def _parse(text: bytes) -> Ints | None:
-    """Whole lines as (N,2), or None where one is not `number, tab, number`.
+    """Return whole lines as (N,2); None if one is not `number, tab, number`.
 
     >>> _parse(b"1\\t0\\n2\\t7476\\n").tolist()
     [[1, 0], [2, 7476]]
@@ -125,7 +125,7 @@ def _parse(text: bytes) -> Ints | None:
         and bool((letters[ends[0::2]] == ord("\t")).all())
         and bool((letters[ends[1::2]] == ord("\n")).all())
         and widths.min() >= 1
-        and widths.max() <= 18  # so that it fits into 64 bits
+        and widths.max() <= 18  # fits into 64 bits
     )
     return np.fromstring(text, np.int64, sep=" ").reshape(-1, 2) if fine else None
 
@@ -134,12 +134,12 @@ def _bad_line(file: str, n_before: int, text: bytes) -> DatasetError:
     for number, line in enumerate(text.splitlines(keepends=True), n_before + 1):
         if not _LINE.fullmatch(line):
             shown = plain_text(line[:40].decode("utf-8", "backslashreplace").rstrip("\r\n"))
-            return DatasetError(f"{file}, line {number}: wanted a key, a tab and an offset; got `{shown}`")
-    return DatasetError(f"{file}: wanted lines of a key, a tab and an offset; got something else")
+            return DatasetError(f"{file}, line {number}: expected a key, a tab and an offset, got `{shown}`")
+    return DatasetError(f"{file}: expected lines of a key, a tab and an offset, got something else")
 
 
 def _first_twice(numbers: Ints) -> int | None:
-    if (numbers[1:] > numbers[:-1]).all():  # as a writer leaves them, but for the key 0 at the end
+    if (numbers[1:] > numbers[:-1]).all():  # the usual order, except for a key 0 at the end
         return None
     ordered = np.sort(numbers)
     twice = np.flatnonzero(ordered[1:] == ordered[:-1])
@@ -147,7 +147,7 @@ def _first_twice(numbers: Ints) -> int | None:
 
 
 def find_records(records: mmap.mmap, file: str) -> Ints:
-    """The offset of every record (N,), walking from one to the next; `DatasetError` says where there is none."""
+    """Return the offset of every record (N,), found one after the other; raises `DatasetError` if the file is damaged."""
     starts = array.array("q")
     position, size, inside, released = 0, len(records), False, 0
     unpack, part_size = PART.unpack_from, PART.size
@@ -160,7 +160,7 @@ def find_records(records: mmap.mmap, file: str) -> Ints:
             good = (part == FIRST and not inside) or (part in (MIDDLE, LAST) and inside)
         end = position + part_size + length
         if magic != MAGIC or not good or end > size:
-            raise DatasetError(f"{file}: damaged or cut short: of {size:,} bytes, no whole record is at {position:,}")
+            raise DatasetError(f"{file}: damaged or cut short: no whole record at byte {position:,} of {size:,}")
         if not inside:
             starts.append(position)
         inside = part in (FIRST, MIDDLE)
@@ -174,7 +174,7 @@ def find_records(records: mmap.mmap, file: str) -> Ints:
 
 
 def write_index(path: Path, keys: Ints, offsets: Ints) -> None:
-    """Write an `.idx` file, whole or not at all."""
+    """Write an `.idx` file atomically."""
     with atomic_path(path) as unfinished, open(unfinished, "w", encoding="ascii", newline="\n") as stream:
         for start in range(0, len(keys), _CHUNK // 128):
             block = slice(start, start + _CHUNK // 128)

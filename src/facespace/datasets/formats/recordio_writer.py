@@ -1,4 +1,4 @@
-"""Writing MXNet RecordIO in insightface's layout: `train.rec`, `train.idx`, `property`; without MXNet."""
+"""Writes MXNet RecordIO in insightface's layout (`train.rec`, `train.idx`, `property`) without MXNet."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ _MAGIC_BYTES = MAGIC.to_bytes(4, "little")
 
 
 class RecordWriter:
-    """Writes a folder's `train.rec` image by image; it takes its place, with index and `property`, when it is closed.
+    """Writes a folder's `train.rec` image by image; `close` gives it its name and adds the index and `property`.
 
-    Where each identity's images came one after the other there are a record 0 and records of the identities. Else
-    images are all there is, keys from 0 on, which every reader of such files takes for what it is. `property` states
-    the number of identities, by `names` or by the largest label, and the size of the first image that can be read. Names
-    that are more than numbers go into a `names.txt`. A writer that was abandoned can be gone on with: `resume_at` is what `sync`
-    returned. Leaving the `with` block closes, or removes what was written where there was an error.
+    If the images of each identity come one after the other, a record 0 and records of the identities are written.
+    Otherwise the file contains only images, with keys from 0 on, which every reader understands. `property` contains the
+    number of identities (of `names`, else the largest label plus 1) and the size of the first readable image. Names
+    that are more than numbers go into `names.txt`. An abandoned writer can be resumed: `resume_at` is what `sync`
+    returned. Leaving the `with` block closes the writer; after an error it removes the unfinished file.
 
     >>> import tempfile
     >>> from facespace.datasets.formats.recordio import RecordImages
@@ -60,16 +60,16 @@ class RecordWriter:
         self._names = names
         self._n_labels = MAX_LABEL + 1 if names is None else len(names)
         if self._n_labels > MAX_LABEL + 1:
-            raise self._error(f"RecordIO tells {MAX_LABEL + 1:,} identities apart; got {self._n_labels:,}")
+            raise self._error(f"RecordIO can store at most {MAX_LABEL + 1:,} identities, got {self._n_labels:,}")
         self._offsets = array("q")
-        self._seen: dict[int, int] = {}  # label to its first record, in the order of arrival
+        self._seen: dict[int, int] = {}  # label to its first record, in the order written
         self._last = -1
         self._contiguous = True
         self._image_size: tuple[int, ...] | None = None
         self._folder.mkdir(parents=True, exist_ok=True)
         self._unfinished = self._folder / f"{TEMPORARY}train.rec"
         if resume_at and not self._unfinished.exists():
-            raise self._error("nothing to go on with; write from the beginning")
+            raise self._error("there is no unfinished file to resume; write from the beginning")
         self._file = open(self._unfinished, "r+b" if resume_at else "wb", buffering=2**20)  # noqa: SIM115
         try:
             self._file.truncate(resume_at)
@@ -81,31 +81,31 @@ class RecordWriter:
             raise
 
     def write(self, encoded: bytes, label: int) -> None:
-        """Append one image. `DatasetError` for what RecordIO cannot hold."""
+        """Append one image. Raises `DatasetError` if RecordIO cannot store it."""
         label = operator.index(label)
         if not 0 <= label < self._n_labels:
-            raise self._error(f"wanted a label from 0 to {self._n_labels - 1:,}; got {label}")
+            raise self._error(f"the label must be from 0 to {self._n_labels - 1:,}, got {label}")
         if not 0 < len(encoded) <= MAX_LENGTH - HEADER.size:
-            raise self._error(f"RecordIO holds no image of {len(encoded):,} bytes")
+            raise self._error(f"RecordIO cannot store an image of {len(encoded):,} bytes")
         if self._image_size is None:
             self._image_size = _size_of(encoded)
         self._note(label)
         self._append(HEADER.pack(0, label, len(self._offsets) + 1, 0) + encoded)
 
     def sync(self) -> int:
-        """Put what was written on the disk; returns its length, a place to resume at."""
+        """Flush to the disk and return the file's length, which is the position to resume at."""
         self._file.flush()
         os.fsync(self._file.fileno())
         return self._file.tell()
 
     def close(self) -> None:
-        """Finish the files and put them in their places; `DatasetError` where no image was written, or none reads."""
+        """Finish the files and rename them; raises `DatasetError` if no readable image was written."""
         n0 = len(self._offsets) + 1
         if self._image_size is None:
             raise self._error("no image was written" if n0 == 1 else "none of the images written can be read")
         n1 = n0 + len(self._seen)
         keys = np.arange(n0 - 1)
-        if self._contiguous and n1 <= MAX_LABEL:  # what these records say is float32, too
+        if self._contiguous and n1 <= MAX_LABEL:  # the ranges are float32 like the labels
             starts = [*self._seen.values(), n0]
             for k in range(n1 - n0):
                 self._append_range(n0 + k, starts[k], starts[k + 1])
@@ -113,7 +113,7 @@ class RecordWriter:
             keys = np.append(np.arange(1, n1), 0)
         self.sync()
         self._file.close()
-        # An old index would send its readers astray from here on; without any they make one.
+        # An old index would no longer fit; readers build one if it is missing.
         (self._folder / "train.idx").unlink(missing_ok=True)
         os.replace(self._unfinished, self._folder / "train.rec")
         n_identities = max(self._seen) + 1 if self._names is None else self._n_labels
@@ -122,11 +122,11 @@ class RecordWriter:
         if self._names is not None and any(name != str(label) for label, name in enumerate(self._names)):
             write_names(self._folder, self._names)
         else:
-            (self._folder / FILE_NAME).unlink(missing_ok=True)  # of what was here before
+            (self._folder / FILE_NAME).unlink(missing_ok=True)  # of an older dataset in this folder
         write_index(self._folder / "train.idx", keys, np.frombuffer(self._offsets, np.int64))
 
     def abandon(self) -> None:
-        """Let go of the file where it cannot be finished; it stays, to be gone on with."""
+        """Close the unfinished file but keep it, so that it can be resumed."""
         with contextlib.suppress(OSError):
             self._file.close()
 
@@ -147,14 +147,14 @@ class RecordWriter:
         return DatasetError(f"{plain_text(str(self._folder))}: {reason}")
 
     def _note(self, label: int) -> None:
-        """Take account of the label of the image that comes next."""
+        """Record the label of the next image."""
         if label != self._last:
             number = len(self._offsets) + 1
             self._contiguous &= self._seen.setdefault(label, number) == number
             self._last = label
 
     def _append(self, payload: bytes) -> None:
-        """Write a record. Where the magic number stands in it, at a multiple of four, it is left out and parts it."""
+        """Write a record; it is split where the magic number occurs at a multiple of four, and that number is left out."""
         self._offsets.append(self._file.tell())
         part, last, start = FIRST, WHOLE, 0
         at = payload.find(_MAGIC_BYTES)
@@ -172,7 +172,7 @@ class RecordWriter:
         self._append(HEADER.pack(2, 0.0, key, 0) + np.array([first, end], "<f4").tobytes())
 
     def _recover(self) -> None:
-        """What was known when the file had been written as far as it is."""
+        """Restore the writer's state from the records that are in the file."""
         file = RecordFile(str(self._unfinished))
         offsets = file.offsets()
         for label in file.headers(offsets).labels[:, 0].astype(np.int64).tolist():
@@ -184,7 +184,7 @@ class RecordWriter:
 
 
 def _size_of(encoded: bytes) -> tuple[int, ...] | None:
-    """Height and width, None for what is no image."""
+    """Return height and width; None if the bytes are not a readable image."""
     try:
         return image.read(encoded).shape[:2]
     except ImageError:

@@ -1,4 +1,4 @@
-"""What lies where in a tar file, header by header, without unpacking anything."""
+"""Lists the members of a tar file with their positions, header by header, without unpacking anything."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import NamedTuple
 from facespace.errors import DatasetError
 
 BLOCK = 512
-_MAX_EXTENDED = 2**20  # bytes of a long name or of PAX records; nothing honest has more
+_MAX_EXTENDED = 2**20  # bytes of a long name or of PAX records; real ones are far smaller
 _MAX_NUMBER = 2**60
-_FILE = b"0\x007"  # types: regular, regular of old, contiguous
-_WITHOUT_DATA = b"123456"  # links, devices, folders, pipes: what their size says is no data in the file
+_FILE = b"0\x007"  # types: regular, regular (old), contiguous
+_WITHOUT_DATA = b"123456"  # links, devices, folders, pipes: no data follows, even if the size is not 0
 
 
 class Member(NamedTuple):
-    """A regular file in a tar: its name as written there, where its data begins, how long it is, its first bytes."""
+    """A regular file in a tar: its stored name, the offset and length of its data, and the first bytes."""
 
     name: str
     offset: int
@@ -24,19 +24,19 @@ class Member(NamedTuple):
 
 
 def read_members(read: Callable[[int, int], bytes], size: int) -> Iterator[Member]:
-    """The regular files of a tar of `size` bytes, of which `read(offset, length)` gives a piece.
+    """Yield the regular files of a tar of `size` bytes, which `read(offset, length)` reads in pieces.
 
-    Knows ustar, GNU and PAX long names and sizes. Links, folders and devices are passed over; nothing follows a link.
-    Raises `DatasetError` for sparse files, a wrong checksum, sizes beyond the end, and a tar without its end.
+    Supports ustar, GNU and PAX long names and sizes. Links, folders and devices are skipped; no link is followed.
+    Raises `DatasetError` for sparse files, a wrong checksum, sizes beyond the end, and a missing end-of-archive block.
     """
     if read(0, min(2, size)) == b"\x1f\x8b":
-        raise DatasetError("the file is compressed, which leaves no way to one image; unpack it with gunzip")
+        raise DatasetError("single images cannot be read from a compressed file; unpack it with gunzip")
     offset = 0
     name, length = "", -1  # from an extended header before a member
     while True:
         if offset + BLOCK > size:
-            raise DatasetError("the file is cut short: a tar ends with blocks of zeros")
-        piece = read(offset, min(2 * BLOCK, size - offset))  # with the first bytes of the data, all of a small file's
+            raise DatasetError("the file is cut short: the zeros at the end of a tar are missing")
+        piece = read(offset, min(2 * BLOCK, size - offset))  # the header and the first bytes of the data
         header = piece[:BLOCK]
         if not any(header):
             _check_end(read, offset, size)
@@ -45,10 +45,10 @@ def read_members(read: Callable[[int, int], bytes], size: int) -> Iterator[Membe
         data = offset + BLOCK
         n_bytes = _check_header(header)
         if kind in _FILE and length >= 0:
-            n_bytes = length  # PAX says it where a header cannot
+            n_bytes = length  # a size too large for the header, from a PAX record
         n_data = 0 if kind in _WITHOUT_DATA else n_bytes
         if data + n_data > size:
-            raise DatasetError(f"damaged or cut short: {n_data:,} bytes wanted, {max(size - data, 0):,} are there")
+            raise DatasetError(f"damaged or cut short: expected {n_data:,} bytes, got {max(size - data, 0):,}")
         if kind in b"LKxg":
             if n_data > _MAX_EXTENDED:
                 raise DatasetError(f"damaged: a name or extended header of {n_data:,} bytes")
@@ -58,10 +58,10 @@ def read_members(read: Callable[[int, int], bytes], size: int) -> Iterator[Membe
             elif kind in b"xg":
                 records = _pax_records(extended)
                 if kind == b"g" and records.keys() & {"path", "size"}:
-                    raise DatasetError("damaged: one name or size for all files")
+                    raise DatasetError("damaged: a global header gives one name or size for all files")
                 name, length = records.get("path", name), int(records.get("size", length))
         elif kind == b"S":
-            raise DatasetError("a sparse file in it; pack it again without --sparse")
+            raise DatasetError("contains a sparse file; pack it again without --sparse")
         else:
             if kind in _FILE and not (name := name or _header_name(header)).endswith("/"):
                 yield Member(name, data, n_data, piece[BLOCK : BLOCK + n_data])
@@ -73,25 +73,25 @@ def _check_end(read: Callable[[int, int], bytes], offset: int, size: int) -> Non
     while offset < size:
         piece = read(offset, min(2**20, size - offset))
         if any(piece):
-            raise DatasetError("more data behind its end; tar files must not be joined end to end")
+            raise DatasetError("data follows the end of the tar; tar files must not be concatenated")
         offset += len(piece)
 
 
 def _check_header(header: bytes) -> int:
-    """The size in a header whose checksum is right."""
-    # As if the eight bytes of the checksum were blanks.
+    """Check a header's checksum and return the size in it."""
+    # The checksum counts its own eight bytes as blanks.
     if _number(header[148:156]) != sum(header) - sum(header[148:156]) + 8 * 32:
         raise DatasetError("damaged, or not a tar file: the checksum of a header does not match")
     return _number(header[124:136])
 
 
 def _number(field: bytes) -> int:
-    if field[0] == 0x80:  # GNU's way for what octal digits cannot say
+    if field[0] == 0x80:  # GNU's binary encoding of numbers too large for octal digits
         number = int.from_bytes(field[1:], "big")
     else:
         digits = field.partition(b"\0")[0].strip(b" ")
         if digits.strip(b"01234567"):
-            raise DatasetError("damaged, or not a tar file: a number in a header is none")
+            raise DatasetError("damaged, or not a tar file: a number in a header is not octal")
         number = int(digits or b"0", 8)
     if number > _MAX_NUMBER:
         raise DatasetError(f"damaged: a size of {number:,} bytes")
@@ -106,7 +106,7 @@ def _header_name(header: bytes) -> str:
 
 
 def _pax_records(data: bytes) -> dict[str, str]:
-    """Records `length key=value\\n`, the length counting all of them."""
+    """Parse records `length key=value\\n`; the length is that of the whole record."""
     records: dict[str, str] = {}
     position = 0
     while position < len(data) and data[position]:
@@ -115,11 +115,11 @@ def _pax_records(data: bytes) -> dict[str, str]:
         record = data[position:end]
         key, equals, value = record[len(digits) + 1 : -1].partition(b"=")
         if not position < end <= len(data) or not record.endswith(b"\n") or not equals:
-            raise DatasetError("damaged: an extended header is none")
+            raise DatasetError("damaged: an extended header is not `length key=value`")
         if key.startswith(b"GNU.sparse"):
-            raise DatasetError("a sparse file in it; pack it again without --sparse")
+            raise DatasetError("contains a sparse file; pack it again without --sparse")
         if key == b"size" and not (value.isdigit() and len(value) < 19):
-            raise DatasetError("damaged: an extended header gives no size")
+            raise DatasetError("damaged: the size in an extended header is not a valid number")
         records[_text(key)] = _text(value)
         position = end
     return records

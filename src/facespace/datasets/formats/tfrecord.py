@@ -1,8 +1,8 @@
 """TFRecord files of `tf.train.Example`: an encoded image and its label in each record.
 
 A record is a length (u64, little-endian), the masked CRC-32C of these eight bytes, the Example, and the masked CRC-32C
-of that; masked(c) = rot15(c) + 0xa282ead8 (mod 2³²). Features are named `image_raw` and `label`, as the converter of
-Tiny-Face-Recognition has them, or `image/encoded` and `image/class/label`; `name` or `image/class/text` is the
+of the Example; masked(c) = rot15(c) + 0xa282ead8 (mod 2³²). The features are called `image_raw` and `label`, as by the
+converter of Tiny-Face-Recognition, or `image/encoded` and `image/class/label`; `name` or `image/class/text` is the
 identity's name.
 """
 
@@ -26,7 +26,7 @@ from facespace.io.image import MAX_RECORD, decode
 from facespace.io.protobuf import check_message_count, message_class
 from facespace.io.text import plain_text
 
-FILE_NAME = "tran.tfrecords"  # sic: so the programs of 2018 call it and look for it
+FILE_NAME = "tran.tfrecords"  # sic: the programs of 2018 expect this name
 _ENDING = r"\.tfrecords?(-\d+)?|\.tfrec|\.tfr|-\d{5}-of-\d{5}"
 _IMAGE = ("image_raw", "image/encoded")
 _LABEL = ("label", "image/class/label")
@@ -34,7 +34,7 @@ _NAME = ("name", "image/class/text")
 _FRAME = struct.Struct("<QI")
 _CRC = struct.Struct("<I")
 
-# A map of a protobuf is a list of entries on the wire; of two with one key the last counts.
+# A protobuf map is a list of entries on the wire; if a key occurs twice, the last entry counts.
 _MESSAGES = {
     "BytesList": [("value", 1, "bytes*")],
     "Int64List": [("value", 1, "int64*")],
@@ -50,8 +50,8 @@ _MAX_MESSAGES = 2**18  # of one record
 class TFRecordImages:
     """A TFRecord file, or a folder of them in natural order, as `LabelledImages`.
 
-    Opening reads every record once, both checksums checked, and keeps its place and label; no image is decoded. Names
-    come from the records, else from a `names.txt` beside them. Raises `DatasetError`, naming file and record.
+    Opening reads every record once, checks both checksums, and keeps its position and label; no image is decoded. Names
+    come from the records, else from a `names.txt` next to them. A `DatasetError` names the file and the record.
     """
 
     labels: npt.NDArray[np.int64]
@@ -70,7 +70,7 @@ class TFRecordImages:
         return len(self._pieces)
 
     def encoded(self, index: int) -> bytes:
-        """One image as the record holds it, checksums checked."""
+        """Return one image as its record stores it, after checking the checksums."""
         piece = self._pieces.find(index)
         record = self._files.read(piece.shard, piece.offset, _FRAME.size + piece.length + _CRC.size)
         try:
@@ -79,7 +79,7 @@ class TFRecordImages:
             raise DatasetError(f"{self._where(piece.shard, piece.number)}: {error}") from None
 
     def read(self, index: int) -> npt.NDArray[np.uint8]:
-        """One image, (H,W,3) uint8 RGB."""
+        """Return one image, (H,W,3) uint8 RGB."""
         piece = self._pieces.find(index)
         return decode(self.encoded(index), self._where(piece.shard, piece.number))
 
@@ -106,9 +106,10 @@ class TFRecordImages:
 
 
 class TFRecordWriter:
-    """Writes a TFRecord file by appending; `resume_at` bytes of one that is there stay, the rest is cut off.
+    """Writes a TFRecord file by appending; of an existing file, the first `resume_at` bytes are kept.
 
-    Records hold `image_raw` and `label`, and a `name` only where `names` by label are given: no program of 2018 has it.
+    Records contain `image_raw` and `label`, and a `name` only if `names` by label are given, because the programs of 2018
+    do not write it.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, names: Sequence[str] | None = None, resume_at: int = 0) -> None:
@@ -130,7 +131,7 @@ class TFRecordWriter:
         self._file.write(_frame(len(data)) + data + _CRC.pack(masked_crc(data)))
 
     def sync(self) -> int:
-        """Put what was written on the disk; returns its length, a place to resume at."""
+        """Flush to the disk and return the file's length, which is the position to resume at."""
         self._file.flush()
         os.fsync(self._file.fileno())
         return self._file.tell()
@@ -141,7 +142,7 @@ class TFRecordWriter:
         self._file.close()
 
     def abandon(self) -> None:
-        """Let go of the file where it cannot be finished."""
+        """Close the unfinished file and ignore errors."""
         with contextlib.suppress(OSError):
             self._file.close()
 
@@ -154,35 +155,35 @@ def _frame(length: int) -> bytes:
 def _read_length(file: BinaryIO, n_left: int) -> int:
     head = _exactly(file, min(_FRAME.size, n_left))
     if head[:2] == b"\x1f\x8b":
-        raise DatasetError("the file is compressed, which leaves no way to one image; unpack it with gunzip")
+        raise DatasetError("single images cannot be read from a compressed file; unpack it with gunzip")
     if len(head) < _FRAME.size:
         raise DatasetError("the file is cut short")
     length, crc = _FRAME.unpack(head)
     if crc != masked_crc(head[:8]):
         raise DatasetError("damaged, or not a TFRecord file: the checksum of its length does not match")
     if length > MAX_RECORD:
-        raise DatasetError(f"{length:,} bytes; no image has more than {MAX_RECORD:,}")
+        raise DatasetError(f"{length:,} bytes; a record must have at most {MAX_RECORD:,}")
     if length + _FRAME.size + _CRC.size > n_left:
-        raise DatasetError(f"the file is cut short: the record wants {length:,} bytes")
+        raise DatasetError(f"the file is cut short: the record should have {length:,} bytes")
     return int(length)
 
 
 def _exactly(file: BinaryIO, length: int) -> bytes:
     data = file.read(length)
     if len(data) != length:
-        raise DatasetError("the file has become shorter while it was read")
+        raise DatasetError("the file became shorter while it was read")
     return data
 
 
 def _framed(record: bytes, length: int) -> bytes:
-    """The data of a whole record, both checksums checked."""
+    """Return the data of a whole record, after checking both checksums."""
     if record[: _FRAME.size] != _frame(length):
         raise DatasetError("damaged: its length has changed since it was opened")
     return _checked(record[_FRAME.size :])
 
 
 def _checked(data: bytes) -> bytes:
-    """A record without the checksum behind it, which it must match."""
+    """Return a record's data without the checksum after it; raises `DatasetError` if they do not match."""
     data, crc = data[: -_CRC.size], data[-_CRC.size :]
     if crc != _CRC.pack(masked_crc(data)):
         raise DatasetError("damaged: the checksum of its data does not match")
@@ -194,7 +195,7 @@ def _parse(data: bytes) -> dict[str, Any]:
         check_message_count(data, _MESSAGES, "Example", _MAX_MESSAGES)
         return {entry.key: entry.value for entry in _Example.FromString(data).features.feature}
     except (DecodeError, ValueError):
-        raise DatasetError("no tf.train.Example") from None
+        raise DatasetError("not a tf.train.Example") from None
 
 
 def _feature(example: dict[str, Any], names: tuple[str, ...], what: str) -> Any:
@@ -202,13 +203,13 @@ def _feature(example: dict[str, Any], names: tuple[str, ...], what: str) -> Any:
         if name in example:
             return example[name]
     there = plain_text(", ".join(sorted(example)[:8])[:200])
-    raise DatasetError(f"wanted a feature {' or '.join(names)}, {what}; it has {there or 'none'}")
+    raise DatasetError(f"expected a feature {' or '.join(names)}, {what}, got {there or 'no features'}")
 
 
 def _image_of(example: dict[str, Any]) -> Any:
     values = _feature(example, _IMAGE, "the encoded image").bytes_list.value
     if len(values) != 1:
-        raise DatasetError(f"wanted one encoded image; got {len(values)}")
+        raise DatasetError(f"expected one encoded image, got {len(values)}")
     return values
 
 
@@ -217,7 +218,7 @@ def _label(example: dict[str, Any]) -> int:
     values = feature.int64_list.value
     if len(values) != 1:
         got = f"{len(values)} of them" if feature.HasField("int64_list") else "something else"
-        raise DatasetError(f"wanted one label (int64); got {got}")
+        raise DatasetError(f"expected one label (int64), got {got}")
     return int(values[0])
 
 
@@ -226,7 +227,7 @@ def _name(example: dict[str, Any]) -> str | None:
         if name in example:
             values = example[name].bytes_list.value
             if len(values) > 1 or example[name].HasField("int64_list"):
-                raise DatasetError(f"wanted one name (bytes) in {name}; got {len(values)}")
-            # Programs that fill in every feature leave it empty where they know no name.
+                raise DatasetError(f"expected one name (bytes) in {name}, got {len(values)}")
+            # Programs that always write this feature leave it empty if they have no name.
             return bytes(values[0]).decode("utf-8", "backslashreplace") or None if len(values) else None
     return None

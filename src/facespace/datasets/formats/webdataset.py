@@ -24,14 +24,14 @@ from facespace.io.text import plain_text
 _MAX_MEMBERS = 100  # of one sample
 _MAX_LABEL_BYTES = 64
 _MAX_JSON_BYTES = 2**20
-_RECORD = 20 * BLOCK  # tar files are a multiple of it
-_HEADER = tarfile.TarInfo().tobuf(tarfile.USTAR_FORMAT)  # of a member without name and bytes
+_RECORD = 20 * BLOCK  # the size of a tar file is a multiple of this
+_HEADER = tarfile.TarInfo().tobuf(tarfile.USTAR_FORMAT)  # of a member without name and data
 
 _Read = Callable[[int, int], bytes]
 
 
 class _Sample(NamedTuple):
-    """The members of one key, by what follows its first dot."""
+    """The members of one key, by their endings: the part of the name after its first dot."""
 
     key: str
     members: dict[str, Member]
@@ -40,10 +40,10 @@ class _Sample(NamedTuple):
 class TarImages:
     """A tar, or a folder of `.tar` shards in natural order, as `LabelledImages`.
 
-    Files in a row whose names are alike up to the first dot are one sample, as webdataset has it. Its label is the
-    number in `.cls`, or under `label` in `.json`, which may give the identity's `name`, too. Samples with neither an
-    image nor a label are passed over; one of the two alone is an error. Nothing is unpacked and no link followed.
-    Opening reads the headers, labels and names. Raises `DatasetError`, naming file and sample.
+    As in webdataset, consecutive files whose names are equal up to the first dot are one sample. Its label is the number
+    in `.cls`, or `label` in `.json`, which may also give the identity's `name`. Samples with neither an image nor a label
+    are skipped; one without the other is an error. Nothing is unpacked and no link is followed. Opening reads the
+    headers, labels and names. A `DatasetError` names the file and the sample.
     """
 
     labels: npt.NDArray[np.int64]
@@ -62,12 +62,12 @@ class TarImages:
         return len(self._pieces)
 
     def encoded(self, index: int) -> bytes:
-        """One image as the tar holds it."""
+        """Return one image as the tar stores it."""
         piece = self._pieces.find(index)
         return self._files.read(piece.shard, piece.offset, piece.length)
 
     def read(self, index: int) -> npt.NDArray[np.uint8]:
-        """One image, (H,W,3) uint8 RGB."""
+        """Return one image, (H,W,3) uint8 RGB."""
         piece = self._pieces.find(index)
         return decode(self.encoded(index), f"{self._files.name(piece.shard)}, image {piece.number}")
 
@@ -82,10 +82,11 @@ class TarImages:
                     continue
                 if image is None or label is None:
                     has = ", ".join(sorted(members)[:8])
-                    wanted = "an image" if image is None else "a label (.cls, or `label` in .json)"
-                    raise DatasetError(f"wanted {wanted}; it has {plain_text(has[:200])}")  # noqa: TRY301
+                    missing = "an image" if image is None else "a label (.cls, or `label` in .json)"
+                    raise DatasetError(f"expected {missing}, got {plain_text(has[:200])}")  # noqa: TRY301
                 if image.length > MAX_RECORD:
-                    raise DatasetError(f"{image.length:,} bytes; no image has more than {MAX_RECORD:,}")  # noqa: TRY301
+                    reason = f"{image.length:,} bytes; an image must have at most {MAX_RECORD:,}"
+                    raise DatasetError(reason)  # noqa: TRY301
                 scan.add(label, name)
                 self._pieces.add(image.offset, image.length)
         except DatasetError as error:
@@ -98,7 +99,7 @@ def _samples(members: Iterator[Member]) -> Iterator[_Sample]:
     for member in members:
         folder, _, file = member.name.rpartition("/")
         stem, dot, ending = file.partition(".")
-        if not stem or not dot:  # hidden, or without a kind: webdataset passes them over, too
+        if not stem or not dot:  # hidden, or without an ending: webdataset skips them too
             continue
         key = f"{folder}/{stem}" if folder else stem
         if key != sample.key:
@@ -107,9 +108,9 @@ def _samples(members: Iterator[Member]) -> Iterator[_Sample]:
             sample = _Sample(key, {})
         ending = ending.lower()
         if ending in sample.members:
-            raise DatasetError(f"{plain_text(member.name[:200])} is in it twice in a row")
+            raise DatasetError(f"the sample contains {plain_text(member.name[:200])} twice")
         if len(sample.members) >= _MAX_MEMBERS:
-            raise DatasetError(f"more than {_MAX_MEMBERS} files of the sample {plain_text(key[:200])}")
+            raise DatasetError(f"more than {_MAX_MEMBERS} files in the sample {plain_text(key[:200])}")
         sample.members[ending] = member
     if sample.members:
         yield sample
@@ -117,48 +118,50 @@ def _samples(members: Iterator[Member]) -> Iterator[_Sample]:
 
 def _image(members: dict[str, Member]) -> Member | None:
     images = [ending for ending in members if f".{ending.rpartition('.')[2]}" in IMAGE_ENDINGS]
-    plain = [ending for ending in images if "." not in ending] or images  # `KEY.jpg`, though there is `KEY.mask.png`
+    plain = [ending for ending in images if "." not in ending] or images  # prefers `KEY.jpg` to `KEY.mask.png`
     if len(plain) > 1:
-        raise DatasetError(f"wanted one image; it has {plain_text(', '.join(plain)[:200])}")
+        raise DatasetError(f"expected one image, got {plain_text(', '.join(plain)[:200])}")
     return members[plain[0]] if plain else None
 
 
 def _label(read: _Read, members: dict[str, Member]) -> tuple[int | None, str | None]:
-    """The label and the name of a sample, None where it has none."""
+    """Return the label and the name of a sample, each None if it is missing."""
     label: Any = None
     name: Any = None
     if "json" in members:
         try:
             record = json.loads(_content(read, members["json"], _MAX_JSON_BYTES))
         except (ValueError, RecursionError):
-            raise DatasetError("its .json is no JSON") from None
+            raise DatasetError("its .json is not valid JSON") from None
         if isinstance(record, dict):
             label, name = record.get("label"), record.get("name")
         if name is not None and not isinstance(name, str):
-            raise DatasetError("`name` in its .json is no text")
+            raise DatasetError("`name` in its .json must be text")
     if "cls" in members:
         text = _content(read, members["cls"], _MAX_LABEL_BYTES).strip()
         if not text.isdigit():
             shown = plain_text(text[:20].decode("utf-8", "backslashreplace"))
-            raise DatasetError(f"its .cls wants a number; got {shown!r}")
+            raise DatasetError(f"its .cls must contain a number, got {shown!r}")
         label = int(text)
     elif label is not None and type(label) is not int:
-        raise DatasetError("`label` in its .json is no whole number")
+        raise DatasetError("`label` in its .json must be a whole number")
     return label, name
 
 
 def _content(read: _Read, member: Member, max_bytes: int) -> bytes:
     if member.length > max_bytes:
-        raise DatasetError(f"{plain_text(member.name[:200])} has {member.length:,} bytes; at most {max_bytes:,} fit")
+        raise DatasetError(
+            f"{plain_text(member.name[:200])} must have at most {max_bytes:,} bytes, got {member.length:,}"
+        )
     return member.start if len(member.start) == member.length else read(member.offset, member.length)
 
 
 class TarWriter:
-    """Writes shards `00000.tar`, `00001.tar`, … into a folder that is there.
+    """Writes shards `00000.tar`, `00001.tar`, … into an existing folder.
 
-    A shard is finished as soon as it has `shard_images` images, or `shard_bytes`. Keys count the images of all shards,
-    and times are 0, so that the same images give the same bytes. `names` by label go into `KEY.json`. `resume_at` is
-    what `sync` returned; what was written after that is cut off.
+    A shard is finished as soon as it has `shard_images` images or `shard_bytes` bytes. Keys count the images of all shards,
+    and times are 0, so the same images give the same bytes. `names` by label go into `KEY.json`. `resume_at` is what
+    `sync` returned; anything written after that is cut off.
     """
 
     def __init__(
@@ -192,7 +195,7 @@ class TarWriter:
             self.close()
 
     def sync(self) -> tuple[int, int, int, int]:
-        """Put what was written on the disk; returns the place to resume at."""
+        """Flush to the disk and return the position to resume at."""
         if self._file is not None:
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -213,14 +216,14 @@ class TarWriter:
         return file
 
     def abandon(self) -> None:
-        """Let go of a shard that cannot be finished."""
+        """Close an unfinished shard and ignore errors."""
         with contextlib.suppress(OSError):
             if self._file is not None:
                 self._file.close()
 
 
 def packed_sample(number: int, encoded: bytes, label: int, names: Sequence[str] | None) -> bytes:
-    """The members of one image, as a tar holds them."""
+    """Return the tar members of one image as bytes."""
     key = f"{number:08d}"
     sample = _packed(key + (image_ending(encoded) or ".jpg"), encoded) + _packed(f"{key}.cls", b"%d" % label)
     if names is not None:
@@ -230,7 +233,7 @@ def packed_sample(number: int, encoded: bytes, label: int, names: Sequence[str] 
 
 
 def _packed(name: str, data: bytes) -> bytes:
-    """A member: what `tarfile.TarInfo(name).tobuf` makes, ten times faster for names of ASCII and sizes below 8 GiB."""
+    """Return a member as `tarfile.TarInfo(name).tobuf` does, ten times faster, for ASCII names and sizes below 8 GiB."""
     header = bytearray(_HEADER)
     header[: len(name)] = name.encode("ascii")
     header[124:135] = b"%011o" % len(data)

@@ -1,9 +1,9 @@
 """Verification sets as insightface stores them: a pickle of (2N encoded images, N booleans), read without running it.
 
-A pickle is a program. Two walls keep this one from doing anything but build bytes and booleans. Before it is loaded,
-`check_steps` walks over its instructions and refuses all that such a file has no use for, and every length, memo
-index and frame that does not fit into the file. While it is loaded, `_Unpickler` answers each name it asks for with a
-function of its own or with an error; NumPy's own functions are never given out either.
+A pickle is a program. Two barriers limit this one to building bytes and booleans. Before it is loaded, `check_steps`
+checks its instructions and rejects all that such a file does not need, and every length, memo index and frame that does
+not fit into the file. While it is loaded, `_Unpickler` resolves each requested name to a function of this module or
+raises an error; NumPy's own functions are not available to the pickle either.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _N_FOLDS = 10
 
 @dataclass(frozen=True, slots=True, eq=False)
 class VerificationSet:
-    """N pairs of encoded images (JPEG or PNG, as files have them): pair k is images 2k and 2k+1.
+    """N pairs of encoded images (the bytes of JPEG or PNG files): pair k consists of images 2k and 2k+1.
 
-    `images` has 2N, none of them empty; `same` (N,) bool says whether a pair is of one person. Raises `DatasetError`
-    where they do not fit together.
+    `images` has 2N items, none of them empty; `same` (N,) bool says whether a pair shows one person. Raises `DatasetError`
+    if they do not fit together.
 
     >>> VerificationSet((b"jpeg", b"jpeg"), np.array([True])).same.shape
     (1,)
@@ -46,21 +46,21 @@ class VerificationSet:
 
     def __post_init__(self) -> None:
         if self.same.dtype != np.bool_ or self.same.ndim != 1:
-            raise DatasetError(f"wanted (N,) booleans, one a pair; got {self.same.dtype} {self.same.shape}")
+            raise DatasetError(f"same must be (N,) bool, one per pair, got {self.same.dtype} {self.same.shape}")
         if not len(self.same):
-            raise DatasetError("wanted at least one pair of images; got none")
+            raise DatasetError("expected at least one pair of images, got none")
         if len(self.images) != 2 * len(self.same):
             n_images = len(self.images)
-            raise DatasetError(f"wanted two images for each of {len(self.same):,} booleans; got {n_images:,} images")
+            raise DatasetError(f"expected two images for each of {len(self.same):,} booleans, got {n_images:,} images")
         for k, image in enumerate(self.images):
             if not isinstance(image, bytes) or not image:
-                raise DatasetError(f"image {k} wants the bytes of an encoded image; it is {_kind(image)}")
+                raise DatasetError(f"image {k} must be the bytes of an encoded image, got {_kind(image)}")
 
 
 def read_bin(path: str | os.PathLike[str]) -> VerificationSet:
-    """The set in a `.bin` file, as Python 2 or 3 wrote it with pickle protocol 2 to 5.
+    """Read the set in a `.bin` file that Python 2 or 3 wrote with pickle protocol 2 to 5.
 
-    `DatasetError` says why a file is none: damaged, cut short, other things in it, or an attempt to run something.
+    Raises `DatasetError` if the file is damaged, cut short, contains other things, or tries to run something.
     """
     data = read_whole(path, _MAX_BYTES)
     try:
@@ -71,11 +71,11 @@ def read_bin(path: str | os.PathLike[str]) -> VerificationSet:
 
 
 def as_pairs(verification: VerificationSet) -> tuple[PairList, list[bytes]]:
-    """The set as a list of pairs, and the image of each of its photos.
+    """Return the set as a list of pairs, and the image of each of its photos.
 
-    Images of the same bytes are one photo, `image 17` by the first index it has. The file names nobody, so `people`
-    are the photos that pairs of one person join: `person 1`, `person 2`, … Ten contiguous folds as scikit-learn's
-    `KFold(10)` makes them, which is how such sets are scored; none where there are fewer than ten pairs.
+    Images with equal bytes are one photo, named by its first index: `image 17`. The file has no names, so photos connected
+    by pairs of one person are one of the `people`: `person 1`, `person 2`, … There are ten contiguous folds as in
+    scikit-learn's `KFold(10)`, as is usual for such sets; with fewer than ten pairs there are no folds.
 
     >>> pairs, images = as_pairs(VerificationSet((b"x", b"y", b"x", b"z"), np.array([True, False])))
     >>> pairs.photos, pairs.people
@@ -107,17 +107,17 @@ def _folds(n_pairs: int) -> npt.NDArray[np.int64] | None:
     return np.repeat(np.arange(1, _N_FOLDS + 1), [each + (k < more) for k in range(_N_FOLDS)])
 
 
-# What comes out of the pickle
+# The result of the pickle
 
 
 def _verification_set(loaded: Any) -> VerificationSet:
     if not isinstance(loaded, (tuple, list)) or len(loaded) != 2:
         what = f"{len(loaded)} things" if isinstance(loaded, (tuple, list)) else _kind(loaded)
-        raise DatasetError(f"wanted a list of images and a list of booleans; got {what}")
+        raise DatasetError(f"expected a list of images and a list of booleans, got {what}")
     images, same = loaded
     if not isinstance(images, (tuple, list)):
-        raise DatasetError(f"wanted a list of encoded images first; got {_kind(images)}")
-    # Once for each object, however often the list has it: a file cannot make more of its bytes than they are.
+        raise DatasetError(f"the first item must be a list of encoded images, got {_kind(images)}")
+    # Each object is converted once, however often the list repeats it, so a small file cannot fill the memory.
     once = {id(image): image for image in images}
     whole = {identity: _encoded(image) for identity, image in once.items()}
     return VerificationSet(tuple(whole[id(image)] for image in images), _booleans(same))
@@ -138,29 +138,33 @@ def _booleans(same: Any) -> npt.NDArray[np.bool_]:
         labels = same
         wrong = [k for k, label in enumerate(same) if not isinstance(label, int) or label not in (0, 1)]
     else:
-        raise DatasetError(f"wanted a list of booleans second; got {_kind(same)}")
+        raise DatasetError(f"the second item must be a list of booleans, got {_kind(same)}")
     if wrong:
-        raise DatasetError(f"pair {wrong[0]} wants a boolean, 0 or 1; got one {_kind(labels[wrong[0]])}")
+        raise DatasetError(f"pair {wrong[0]} must have a boolean, 0 or 1, got {_kind(labels[wrong[0]])}")
     return np.array(labels, np.bool_)
 
 
 def _kind(thing: Any) -> str:
-    """What a thing is, never what is in it, which may be without end; but a number of bounded size."""
+    """Describe an object without its content, which may be endless; a number of bounded size is shown."""
     if isinstance(thing, _Array):
         return f"an array of {thing.dtype} {thing.shape}"
     if isinstance(thing, (int, np.integer)) and abs(int(thing)) < 2**64:
-        return f"that is {thing}"
-    return "empty" if isinstance(thing, bytes) and not thing else f"of type {type(thing).__name__.lstrip('_')}"
+        return str(int(thing))
+    return (
+        "empty bytes"
+        if isinstance(thing, bytes) and not thing
+        else f"an object of type {type(thing).__name__.lstrip('_')}"
+    )
 
 
-# What it may ask for
+# The names that a pickle may use
 
 
-_ARRAY_CLASS = object()  # stands for `numpy.ndarray` where a pickle names it
+_ARRAY_CLASS = object()  # replaces `numpy.ndarray` when a pickle asks for it
 
 
 class _Dtype:
-    """Stands for a `numpy.dtype`: of booleans and whole numbers only."""
+    """Replaces `numpy.dtype`; supports only booleans and whole numbers."""
 
     __slots__ = ("_code", "dtype")
 
@@ -171,12 +175,12 @@ class _Dtype:
     def __setstate__(self, state: Any) -> None:
         order = _text(state[1]) if isinstance(state, tuple) and 2 <= len(state) <= 9 else None
         if order not in ("|", "<", ">", "="):
-            raise DatasetError("damaged: the type of an array does not say its byte order")
+            raise DatasetError("damaged: the type of an array has no byte order")
         self.dtype = np.dtype(order + self._code)
 
 
 class _Array:
-    """Stands for a `numpy.ndarray`: its shape, and the bytes of its items as the file has them."""
+    """Replaces `numpy.ndarray`: its shape, and the bytes of its items as the file stores them."""
 
     __slots__ = ("_spend", "data", "dtype", "shape")
 
@@ -187,18 +191,18 @@ class _Array:
         self.data = b""
 
     def __setstate__(self, state: Any) -> None:
-        """As NumPy pickles it: version, shape, dtype, whether Fortran's order, bytes."""
+        """Restore NumPy's pickled state: version, shape, dtype, whether in Fortran order, bytes."""
         if not isinstance(state, tuple) or len(state) != 5:
             raise DatasetError("damaged: an array without shape and bytes")
         self.fill(state[4], state[2], state[1])
 
     def fill(self, data: Any, dtype: Any, shape: Any) -> _Array:
         if not isinstance(dtype, _Dtype) or not isinstance(data, (bytes, bytearray)):
-            raise DatasetError(f"an array wants numbers as bytes; got {_kind(data)}")
+            raise DatasetError(f"the numbers of an array must be bytes, got {_kind(data)}")
         if isinstance(data, bytearray):
             self._spend(len(data))  # for the copy
         if not isinstance(shape, tuple) or len(shape) > 8 or not all(type(n) is int and 0 <= n < 2**40 for n in shape):
-            raise DatasetError(f"damaged: the shape of an array wants whole numbers; got {_kind(shape)}")
+            raise DatasetError(f"damaged: the shape of an array must be whole numbers, got {_kind(shape)}")
         if math.prod(shape) * dtype.dtype.itemsize != len(data):
             raise DatasetError(f"damaged: the shape of an array does not fit its {len(data):,} bytes")
         self.shape, self.dtype, self.data = shape, dtype.dtype, bytes(data)
@@ -209,30 +213,30 @@ class _Array:
         return self.dtype == np.uint8 and len(self.shape) == 1
 
     def numbers(self) -> npt.NDArray[Any]:
-        # Booleans as the bytes they are: NumPy takes them for 0 or 1 without looking.
+        # Booleans are read as bytes, because NumPy would not check that they are 0 or 1.
         return np.frombuffer(self.data, np.uint8 if self.dtype == np.bool_ else self.dtype)
 
 
 class _StandIns:
-    """The functions that a file is given for the names it asks for.
+    """The functions that replace the names a file asks for.
 
-    They know nothing of the unpickler: what is left on its stack when a file is damaged is hidden from Python's
-    collector of cycles, so that it would stay for ever, and the whole file with it, if it led back there.
+    They have no reference to the unpickler. If a file is damaged, objects remain on the unpickler's stack, which Python's
+    cycle collector cannot see; a reference back to it would keep them and the whole file in memory for ever.
     """
 
     def __init__(self, n_bytes: int) -> None:
         self._bytes_left = n_bytes
 
     def spend(self, n_bytes: int) -> None:
-        """A file that makes more bytes than it has makes them again and again, to fill the memory."""
+        """Count bytes that the file creates; more than its size would mean that it tries to fill the memory."""
         self._bytes_left -= n_bytes
         if self._bytes_left < 0:
-            raise DatasetError("makes more bytes than it has; no verification file does")
+            raise DatasetError("the file creates more bytes than it has, which a verification file never does")
 
     def make_encode(self, text: Any, codec: Any) -> bytes:
-        """Stands for `_codecs.encode`, with which Python 3 writes bytes in protocol 2: one letter a byte."""
+        """Replace `_codecs.encode`, with which Python 3 stores bytes in protocol 2: one character per byte."""
         if not isinstance(text, str) or _text(codec) not in ("latin1", "latin-1", "iso-8859-1"):
-            raise DatasetError(f"this file asks to encode with another codec than latin1; {INNOCENT}")
+            raise DatasetError(f"this file asks for a codec other than latin1; {INNOCENT}")
         self.spend(len(text))
         return text.encode("latin-1")
 
@@ -240,7 +244,7 @@ class _StandIns:
         if codec is not None:
             return self.make_encode(data, codec)
         if not isinstance(data, bytes):
-            raise DatasetError(f"this file makes bytes of something else; {INNOCENT}")
+            raise DatasetError(f"this file makes bytes from something other than bytes; {INNOCENT}")
         return data
 
     make_bytearray = make_bytes
@@ -248,12 +252,12 @@ class _StandIns:
     def make_dtype(self, code: Any, *_: Any) -> _Dtype:
         if _text(code) not in ("b1", "u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8"):
             shown = plain_text(_text(code)[:20]) or "another type"
-            raise DatasetError(f"this file has an array of {shown}; wanted encoded images and booleans")
+            raise DatasetError(f"expected encoded images and booleans, got an array of {shown}")
         return _Dtype(_text(code))
 
     def make_reconstruct(self, kind: Any, *_: Any) -> _Array:
         if kind is not _ARRAY_CLASS:
-            raise DatasetError(f"this file asks NumPy to make something else than an array; {INNOCENT}")
+            raise DatasetError(f"this file asks NumPy to make something other than an array; {INNOCENT}")
         return _Array(self.spend)
 
     def make_frombuffer(self, data: Any, dtype: Any, shape: Any, *_: Any) -> _Array:
@@ -274,17 +278,17 @@ _KNOWN = {
 
 
 def _text(text: Any) -> str:
-    """A text, which Python 2 wrote as bytes; "" for anything else."""
+    """Return a text, which Python 2 wrote as bytes; "" for anything else."""
     if isinstance(text, bytes):
         return text[:80].decode("latin-1")
     return text if isinstance(text, str) else ""
 
 
 class _Unpickler(pickle.Unpickler):
-    """Loads what `check_steps` passed, with stand-ins for the few names that such a file may ask for."""
+    """Loads a pickle that passed `check_steps`, with stand-ins for the few names that it may use."""
 
     def __init__(self, data: bytes) -> None:
-        super().__init__(io.BytesIO(data), encoding="bytes")  # the strings of Python 2 are bytes
+        super().__init__(io.BytesIO(data), encoding="bytes")  # strings of Python 2 are bytes
         self._stand_ins = _StandIns(len(data))
 
     def find_class(self, module: str, name: str) -> Any:
@@ -301,7 +305,7 @@ def _load(data: bytes) -> Any:
         return _Unpickler(data).load()
     except DatasetError:
         raise
-    except Exception as error:  # a damaged pickle may raise anything: there is no list
+    except Exception as error:  # a damaged pickle may raise any exception
         raise DatasetError(
             f"damaged, or not a verification file ({plain_text(str(error)[:100]) or type(error).__name__})"
         ) from None

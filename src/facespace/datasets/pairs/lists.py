@@ -1,4 +1,4 @@
-"""Lists of pairs to verify: the text files of Labeled Faces in the Wild, and CSV; and where their photos lie."""
+"""Reads lists of pairs to verify (the text files of Labeled Faces in the Wild, and CSV) and finds their photos."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from facespace.io.text import plain_text
 
 _MAX_BYTES = 200_000_000
 _NUMBER = re.compile(r"0*[1-9][0-9]{0,8}")
-# An ending is short and has no underscore: `A._J._Cook_0001` of LFW has none, however many dots it has.
+# An ending is short and has no underscore, so LFW's `A._J._Cook_0001` has no ending.
 _ENDING = re.compile(r"\.[A-Za-z0-9]{1,5}")
 _USUAL_ENDINGS = (".jpg", ".png", ".jpeg", ".webp", ".bmp", ".JPG", ".PNG", ".JPEG", ".WEBP", ".BMP")
 _OTHER_ENDINGS = tuple(sorted({*IMAGE_ENDINGS, *map(str.upper, IMAGE_ENDINGS)}.difference(_USUAL_ENDINGS)))
@@ -31,13 +31,13 @@ _OWN_COLUMNS = ("a", "b", "same", "fold", "person_a", "person_b")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PairList:
-    """P pairs of photos, and whether each is of one person.
+    """P pairs of photos, and whether each pair shows one person.
 
-    `photos` are paths below a folder of images, each once: `Name/Name_0001` for LFW, as written for CSV. `people` is
-    the identity of each photo, None where the list does not tell. `first` and `second` (P,) int64 are indices into
-    `photos`, `same` (P,) bool. `fold` (P,) int64 counts from 1 and leaves no number out; None for a list without
-    folds. `groups` has for each group column the value of every pair. Raises `DatasetError` where these do not fit
-    together, or a photo would lie outside the folder.
+    `photos` are paths relative to a folder of images, each once: `Name/Name_0001` for LFW, as written for CSV. `people`
+    is the identity of each photo; None if the list does not contain it. `first` and `second` (P,) int64 are indices into
+    `photos`, `same` (P,) bool. `fold` (P,) int64 counts from 1 without gaps; None for a list without folds. `groups` has
+    the value of every pair for each group column. Raises `DatasetError` if these do not fit together, or if a photo would
+    be outside the folder.
 
     >>> pairs = PairList(("a.png", "b.png"), None, np.array([0]), np.array([1]), np.array([True]), None)
     >>> len(pairs.same)
@@ -58,37 +58,41 @@ class PairList:
         for name, column in columns.items():
             kind = np.bool_ if name == "same" else np.int64
             if column is not None and (column.dtype != kind or column.shape != (n_pairs,)):
-                came = f"{column.dtype} {column.shape}"
-                raise DatasetError(f"{name} wants ({n_pairs},) {np.dtype(kind)}, one for each pair; got {came}")
+                got = f"{column.dtype} {column.shape}"
+                raise DatasetError(f"{name} must be ({n_pairs},) {np.dtype(kind)}, one for each pair, got {got}")
         if n_pairs == 0:
-            raise DatasetError("a list of pairs wants at least one pair; got none")
+            raise DatasetError("a list of pairs must have at least one pair, got none")
         if min(self.first.min(), self.second.min()) < 0 or max(self.first.max(), self.second.max()) >= len(self.photos):
-            raise DatasetError(f"first and second want indices of the {len(self.photos)} photos; got one beyond them")
+            raise DatasetError(
+                f"first and second must be indices of the {len(self.photos)} photos, got one out of range"
+            )
         if len(set(self.photos)) != len(self.photos):
-            raise DatasetError("photos want to be there once each; one is there twice")
+            raise DatasetError("photos must contain each photo once, got one twice")
         for photo in self.photos:
             if flaw := _path_flaw(photo):
-                raise DatasetError(f"a photo wants a path inside the folder of images; {_shown(photo)} {flaw}")
+                raise DatasetError(f"a photo must be a path inside the folder of images; {_shown(photo)} {flaw}")
         if self.people is not None and len(self.people) != len(self.photos):
-            raise DatasetError(f"people want one name for each of {len(self.photos)} photos; got {len(self.people)}")
+            raise DatasetError(
+                f"people must have one name for each of {len(self.photos)} photos, got {len(self.people)}"
+            )
         if self.fold is not None:
             numbers = np.unique(self.fold)
             if numbers[0] != 1 or numbers[-1] != len(numbers):
-                raise DatasetError(f"folds want numbers from 1 with none left out; got {_some(numbers)}")
+                raise DatasetError(f"folds must be numbered from 1 without gaps, got {_some(numbers)}")
         for name, values in self.groups.items():
             if len(values) != n_pairs:
-                raise DatasetError(f"group {_shown(name)} wants {n_pairs} values, one a pair; got {len(values)}")
+                raise DatasetError(f"group {_shown(name)} must have {n_pairs} values, one per pair, got {len(values)}")
 
 
 class _Photos:
-    """Photos as they are met, and who is on them."""
+    """The photos of a list in the order of their first appearance, each with its person."""
 
     def __init__(self) -> None:
         self.index: dict[str, int] = {}
         self.people: list[str] = []
 
     def add(self, photo: str, person: str) -> int:
-        """The photo's index; -1 where it is known already as somebody else."""
+        """Add a photo and return its index; -1 if it was added before with another person."""
         index = self.index.setdefault(photo, len(self.people))
         if index == len(self.people):
             self.people.append(person)
@@ -99,10 +103,10 @@ class _Photos:
 
 
 def read_lfw_pairs(path: str | os.PathLike[str]) -> PairList:
-    """A list as LFW has them (`pairs.txt`, `pairsDevTest.txt`), fields parted by tabs, or by blanks in lines without.
+    """Read a list of LFW (`pairs.txt`, `pairsDevTest.txt`); tabs separate its fields, or blanks in lines without tabs.
 
-    A header `10 300` wants ten folds of 300 pairs `Name i j` of one person and then 300 pairs `Name i Name j` of two;
-    a header `500` wants 500 and 500, without folds. `DatasetError` names the file and the line that is wrong.
+    After a header `10 300` come ten folds of 300 pairs `Name i j` of one person and 300 pairs `Name i Name j` of two
+    people; after a header `500` come 500 and 500 pairs, without folds. A `DatasetError` names the file and the line.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -119,56 +123,56 @@ def read_lfw_pairs(path: str | os.PathLike[str]) -> PairList:
     while lines and not lines[-1]:
         lines.pop()
     n_folds, n_each = _lfw_header(lines[0] if lines else "", file)
-    wanted = 2 * (n_folds or 1) * n_each
-    if len(lines) - 1 != wanted:
+    n_pairs = 2 * (n_folds or 1) * n_each
+    if len(lines) - 1 != n_pairs:
         folds = f"{n_folds} folds of " if n_folds else ""
         raise DatasetError(
-            f"{file}: the header wants {wanted:,} pairs ({folds}{n_each} of one person and {n_each} of two); "
-            f"{len(lines) - 1:,} lines follow it"
+            f"{file}: the header announces {n_pairs:,} pairs ({folds}{n_each} of one person and {n_each} of two), got "
+            f"{len(lines) - 1:,} lines"
         )
     photos = _Photos()
-    first, second = np.empty(wanted, np.int64), np.empty(wanted, np.int64)
-    same = np.arange(wanted) // n_each % 2 == 0
+    first, second = np.empty(n_pairs, np.int64), np.empty(n_pairs, np.int64)
+    same = np.arange(n_pairs) // n_each % 2 == 0
     for k, line in enumerate(lines[1:]):
         try:
             sides = _lfw_pair(line, bool(same[k]))
         except DatasetError as error:
             raise DatasetError(f"{file}, line {k + 2}: {error}") from None
         first[k], second[k] = (photos.add(f"{name}/{name}_{number:04d}", name) for name, number in sides)
-    fold = np.arange(wanted, dtype=np.int64) // (2 * n_each) + 1 if n_folds else None
+    fold = np.arange(n_pairs, dtype=np.int64) // (2 * n_each) + 1 if n_folds else None
     return PairList(tuple(photos.index), tuple(photos.people), first, second, same, fold)
 
 
 def _lfw_header(line: str, file: str) -> tuple[int | None, int]:
-    """Number of folds, None where there are none, and of pairs of each kind in each."""
+    """Return the number of folds, or None, and the number of pairs of each kind in a fold."""
     numbers = line.split()
     if 1 <= len(numbers) <= 2 and all(map(_NUMBER.fullmatch, numbers)):
         return (int(numbers[0]) if len(numbers) == 2 else None), int(numbers[-1])
-    wanted = "wanted a header like `10 300` (folds, pairs of each kind in a fold) or `500`"
+    expected = "expected a header like `10 300` (folds, pairs of each kind in a fold) or `500`"
     if len(_lfw_fields(line)) in (3, 4):
-        raise DatasetError(f"{file}, line 1: {wanted}; got a pair: put the header before it")
-    raise DatasetError(f"{file}, line 1: {wanted}; got {_shown(line)}")
+        raise DatasetError(f"{file}, line 1: {expected}, got a pair; put the header before it")
+    raise DatasetError(f"{file}, line 1: {expected}, got {_shown(line)}")
 
 
 def _lfw_fields(line: str) -> list[str]:
-    # By tabs where there are tabs: so a name may have blanks.
+    # If there are tabs, only they separate, so that a name may contain blanks.
     return line.split("\t") if "\t" in line else [part for part in line.split(" ") if part]
 
 
 def _lfw_pair(line: str, same: bool) -> tuple[tuple[str, int], tuple[str, int]]:
     fields = _lfw_fields(line)
     if len(fields) != (3 if same else 4):
-        wanted = "`Name i j`, a pair of one person" if same else "`Name i Name j`, a pair of two people"
-        raise DatasetError(f"wanted {wanted}; got {len(fields)} fields: {_shown(line)}")
+        expected = "`Name i j`, a pair of one person" if same else "`Name i Name j`, a pair of two people"
+        raise DatasetError(f"expected {expected}, got {len(fields)} fields: {_shown(line)}")
     (name, i), (other, j) = fields[:2], (fields[0], fields[2]) if same else fields[2:]
     if not same and name == other:
-        raise DatasetError(f"wanted a pair of two people; got {_shown(name)} twice")
+        raise DatasetError(f"expected a pair of two people, got {_shown(name)} twice")
     for person in (name, other):
         if not person or "/" in person or "\\" in person or _path_flaw(person):
-            raise DatasetError(f"wanted a name that is a folder of photos; got {_shown(person)}")
+            raise DatasetError(f"a name must be that of a folder of photos, got {_shown(person)}")
     for number in (i, j):
         if not _NUMBER.fullmatch(number):
-            raise DatasetError(f"wanted the number of a photo, from 1; got {_shown(number)}")
+            raise DatasetError(f"the number of a photo must be a whole number from 1, got {_shown(number)}")
     return (name, int(i)), (other, int(j))
 
 
@@ -176,10 +180,10 @@ def _lfw_pair(line: str, same: bool) -> tuple[tuple[str, int], tuple[str, int]]:
 
 
 def read_csv_pairs(path: str | os.PathLike[str]) -> PairList:
-    """A CSV file with a header: columns `a` and `b` (paths of photos) and `same` (1/0, true/false or yes/no).
+    """Read a CSV file with a header: columns `a` and `b` (paths of photos) and `same` (1/0, true/false or yes/no).
 
-    `fold` (whole numbers from 1) and `person_a`, `person_b` (who is on the photos; both or neither count) may be
-    there too; every other column becomes a group. `DatasetError` names the file and the line that is wrong.
+    Optional columns are `fold` (whole numbers from 1) and `person_a`, `person_b` (the people on the photos; used if both
+    are present). Every other column becomes a group. A `DatasetError` names the file and the line.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -190,12 +194,12 @@ def read_csv_pairs(path: str | os.PathLike[str]) -> PairList:
     (('x/1.png', 'x/2.png'), {'light': ('dim',)})
     """
     file = plain_text(os.fspath(path))
-    # strict: a quote that is never closed is an error, not a field that swallows the rest.
+    # strict: an unclosed quote is an error; otherwise its field would contain the rest of the file.
     rows = csv.reader(io.StringIO(_text(path, file), newline=""), strict=True)
     try:
         table = _Table([name.strip() for name in next(rows, [])])
         for fields in rows:
-            if fields:  # no empty line
+            if fields:  # not an empty line
                 table.add(fields)
     except (csv.Error, DatasetError) as error:
         raise DatasetError(f"{file}, line {max(rows.line_num, 1)}: {error}") from None
@@ -206,13 +210,13 @@ def read_csv_pairs(path: str | os.PathLike[str]) -> PairList:
 
 
 class _Table:
-    """The rows of a CSV file so far, checked one by one."""
+    """The rows of a CSV file, checked one by one as they are added."""
 
     def __init__(self, header: list[str]) -> None:
         if not {"a", "b", "same"} <= set(header):
-            raise DatasetError(f"wanted a header with the columns a, b and same; got {_shown(','.join(header))}")
+            raise DatasetError(f"the header must have the columns a, b and same, got {_shown(','.join(header))}")
         if len(set(header)) != len(header) or "" in header:
-            raise DatasetError(f"wanted columns with a name each, and each once; got {_shown(','.join(header))}")
+            raise DatasetError(f"every column must have a name of its own, got {_shown(','.join(header))}")
         self._header = header
         self._has_people = {"person_a", "person_b"} <= set(header)
         self._has_fold = "fold" in header
@@ -224,11 +228,11 @@ class _Table:
 
     def add(self, fields: list[str]) -> None:
         if len(fields) != len(self._header):
-            raise DatasetError(f"wanted {len(self._header)} fields as in the header; got {len(fields)}")
+            raise DatasetError(f"expected {len(self._header)} fields as in the header, got {len(fields)}")
         row = dict(zip(self._header, fields, strict=True))
         same = _YES_NO.get(row["same"].strip().lower())
         if same is None:
-            raise DatasetError(f"same wants 1/0, true/false or yes/no; got {_shown(row['same'])}")
+            raise DatasetError(f"same must be 1/0, true/false or yes/no, got {_shown(row['same'])}")
         self._same.append(same)
         for side, indices in zip("ab", self._sides, strict=True):
             indices.append(self._photo(row, side))
@@ -237,7 +241,7 @@ class _Table:
             raise DatasetError(f"same is {_shown(row['same'])}, but the people are {names}")
         if self._has_fold:
             if not _NUMBER.fullmatch(row["fold"].strip()):
-                raise DatasetError(f"fold wants a whole number from 1; got {_shown(row['fold'])}")
+                raise DatasetError(f"fold must be a whole number from 1, got {_shown(row['fold'])}")
             self._fold.append(int(row["fold"]))
         for name, values in self._groups.items():
             values.append(row[name])
@@ -245,13 +249,13 @@ class _Table:
     def _photo(self, row: dict[str, str], side: str) -> int:
         photo, person = row[side], row[f"person_{side}"] if self._has_people else ""
         if flaw := _path_flaw(photo):
-            raise DatasetError(f"{side} wants a path inside the folder of images; {_shown(photo)} {flaw}")
+            raise DatasetError(f"{side} must be a path inside the folder of images; {_shown(photo)} {flaw}")
         if self._has_people and not person.strip():
-            raise DatasetError(f"person_{side} wants a name; it is empty")
+            raise DatasetError(f"person_{side} must be a name, got an empty field")
         index = self._photos.add(photo, person)
         if index < 0:
             known = self._photos.people[self._photos.index[photo]]
-            raise DatasetError(f"{_shown(photo)} is {_shown(person)} here and {_shown(known)} further up")
+            raise DatasetError(f"{_shown(photo)} shows {_shown(person)} here and {_shown(known)} in an earlier line")
         return index
 
     def pairs(self) -> PairList:
@@ -271,15 +275,15 @@ class _Table:
 
 
 def find_photos(pairs: PairList, root: str | os.PathLike[str]) -> list[Path | None]:
-    """The file of every photo below `root`, None where there is none. Each folder is listed once.
+    """Return the file of every photo below `root`; None if it is missing. Each folder is listed once.
 
-    A photo written without an ending is looked for with those of photos, and then as `Name_0001_0.png`, the first
-    face where all faces of a photo were kept; one with an ending also as the crop of it (`.png`, `.jpg`, `.webp`).
-    `DatasetError` when `root` is no folder, or a folder in it may not be listed.
+    If the list gives no ending, those of photos are tried, and `Name_0001_0.png`, the first face if all faces of a photo
+    were kept. If it gives one, the photo's crop (`.png`, `.jpg`, `.webp`) is tried too. Raises `DatasetError` if `root` is
+    not a folder, or if a folder in it must not be listed.
     """
     root = Path(root)
     if not root.is_dir():
-        raise DatasetError(f"{plain_text(str(root))}: wanted the folder of the photos; there is no such folder")
+        raise DatasetError(f"{plain_text(str(root))}: no such folder of photos")
     listed: dict[Path, frozenset[str]] = {}
     found: list[Path | None] = []
     for photo in pairs.photos:
@@ -312,32 +316,32 @@ def _listing(folder: Path) -> frozenset[str]:
         return frozenset()
 
 
-# Text that nobody vouches for
+# Untrusted text
 
 
 def _text(path: str | os.PathLike[str], file: str) -> str:
     try:
         return read_whole(path, _MAX_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DatasetError(f"{file}: wanted UTF-8 text; byte {error.start:,} is not") from None
+        raise DatasetError(f"{file}: must be UTF-8 text, but byte {error.start:,} is not UTF-8") from None
 
 
 def _path_flaw(path: str) -> str | None:
-    """What keeps a path from lying inside a folder on any system, or None."""
+    """Return why a path is not inside a folder on every operating system; None if it is."""
     windows = PureWindowsPath(path)
     if not path.strip():
         return "is empty"
     if "\0" in path:
-        return "has a NUL in it"
+        return "contains a NUL"
     if windows.drive or windows.root:
-        return "is absolute"  # on Windows, or with its / here
+        return "is absolute"  # on Windows or POSIX
     if ".." in windows.parts:  # the parts between slashes of either kind
         return "leads out of it"
-    return "names no file" if PurePosixPath(path) == PurePosixPath() else None
+    return "is not the name of a file" if PurePosixPath(path) == PurePosixPath() else None
 
 
 def _shown(text: str) -> str:
-    """Text of a file as an error shows it: short, and without controls."""
+    """Return text of a file as errors show it: short and without control characters."""
     return f"`{plain_text(text[:60])}{'…' if len(text) > 60 else ''}`"
 
 

@@ -1,4 +1,4 @@
-"""Pairs with their photos, from the files people have them in: LFW's lists, CSV, insightface's `.bin`."""
+"""Reads pairs together with their photos from LFW's lists, CSV or insightface's `.bin`."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from facespace.io.text import plain_text
 
 @dataclass(frozen=True, slots=True)
 class PairSet:
-    """A list of pairs with its photos: `files` (N) are paths or encoded bytes, None where one is missing.
+    """A list of pairs with its photos: `files` (N) are paths or encoded bytes, None for a missing photo.
 
-    `crops` says how they were aligned, None for whole photos. `name` is how reports call the list.
+    `crops` records how they were aligned; None for whole photos. `name` identifies the list in reports.
     """
 
     name: str
@@ -31,7 +31,7 @@ class PairSet:
 
 @dataclass(frozen=True, slots=True)
 class PairSource:
-    """Where a `PairSet` is read from: the list or `.bin` file at `path`, and the folder `root` of a list's photos or crops."""
+    """The source of a `PairSet`: the list or `.bin` file at `path`, and the folder `root` of a list's photos or crops."""
 
     path: Path
     kind: Literal["lfw", "csv", "bin"]
@@ -40,7 +40,7 @@ class PairSource:
 
     @classmethod
     def of(cls, path: Path, root: Path | None, aligned: bool) -> PairSource:
-        """A file whose ending tells its kind.
+        """Return the source for a file; its ending gives its kind.
 
         >>> PairSource.of(Path("pairs.csv"), Path("photos"), aligned=False).kind
         'csv'
@@ -49,23 +49,23 @@ class PairSource:
         return cls(path, kinds.get(path.suffix.lower(), "lfw"), root, aligned)
 
     def absolute(self) -> PairSource:
-        """The same, by paths that do not depend on the working folder."""
+        """Return the same source with absolute paths."""
         return replace(self, path=self.path.absolute(), root=None if self.root is None else self.root.absolute())
 
     def read(self, spec: InputSpec) -> PairSet:
-        """The pairs and their photos, for a model that takes crops of `spec`; `DatasetError` for what cannot be read."""
+        """Read the pairs and their photos for a model with the input `spec`; raises `DatasetError` if that fails."""
         if self.kind == "bin":
             return binary_pairs(self.path)
         if self.root is None:
             raise DatasetError(
-                f"{plain_text(self.path.name)}: a list of pairs wants a folder of photos; beside a .bin give a .bin"
+                f"{plain_text(self.path.name)}: a list of pairs needs a folder of photos; only a .bin needs no folder"
             )
         pairs = read_csv_pairs(self.path) if self.kind == "csv" else read_lfw_pairs(self.path)
         return listed_pairs(self.path, pairs, self.root, self.aligned, spec)
 
 
 def listed_pairs(path: Path, pairs: PairList, root: Path, aligned: bool, spec: InputSpec) -> PairSet:
-    """The pairs of the list `path`, whose photos, or `aligned` crops, lie below `root`."""
+    """Return the pairs of the list `path` with their photos, or `aligned` crops, below `root`."""
     if not root.is_dir():
         raise DatasetError(f"{plain_text(str(root))}: no such folder of images")
     files = find_photos(pairs, root)
@@ -74,11 +74,11 @@ def listed_pairs(path: Path, pairs: PairList, root: Path, aligned: bool, spec: I
 
 
 def binary_pairs(path: Path) -> PairSet:
-    """The pairs of a `.bin` file."""
+    """Read the pairs of a `.bin` file."""
     pairs, images = as_pairs(read_bin(path))
     return PairSet(path.name, pairs, images, CropRecord(image.read(images[0]).shape[0], 0, "arcface"))
 
 
 def read_pair_set(path: Path, root: Path | None, aligned: bool, spec: InputSpec) -> PairSet:
-    """A list of pairs of any kind; the photos of lists lie below `root`."""
+    """Read pairs from any kind of file; the photos of a list are below `root`."""
     return PairSource.of(path, root, aligned).read(spec)
