@@ -311,7 +311,7 @@ def test_a_file_system_that_is_really_full(many, tmp_path):
     if done.returncode == 99 or done.stderr.startswith("unshare:"):
         pytest.skip(f"no mount in a namespace here: {done.stderr.strip()[-100:]}")
     assert done.returncode == 1
-    assert "No space left on device; make room and start the same command again; what is done is kept" in done.stderr
+    assert "No space left on device; make room and start the same command again; finished work is kept" in done.stderr
     leftovers, *journal = done.stdout.splitlines()
     assert leftovers == "0"
     assert "plan.json" in journal

@@ -1,4 +1,4 @@
-"""What people really feed it. Whatever comes: an exit code, one line on stderr a bad file, and the run goes on."""
+"""Bad input: each bad file gives one line on stderr and an exit code, and the run goes on."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def people(
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty folder that the command runs in."""
+    """The empty current folder of the command."""
     monkeypatch.chdir(tmp_path)
     yield tmp_path
 
@@ -185,7 +185,7 @@ def test_200_faces(cli: Cli, folder: Path, hopper_file: Path) -> None:
 @pytest.mark.filterwarnings("default::facespace.io.photo_files.LeftOutWarning")
 @pytest.mark.parametrize("command", ["detect", "identify"])
 def test_a_folder_without_images(cli: Cli, folder: Path, people: Path, hopper_file: Path, command: str) -> None:
-    (folder / "empty.jpg").mkdir()  # and named like a photo
+    (folder / "empty.jpg").mkdir()  # named like a photo
     (folder / "notes").mkdir()
     (folder / "notes" / "a.txt").write_text("none")
     options = ["--gallery", people] if command == "identify" else []
@@ -198,33 +198,33 @@ def test_a_folder_without_images(cli: Cli, folder: Path, people: Path, hopper_fi
     assert [list(entry) for entry in outcome.json] == [["image", "error"]] * 2 + [["image", "faces"]]
 
 
-_AS_NOBODY = """
+_UNPRIVILEGED = """
 import contextlib, functools, io, os, sys
 import facespace.detection.mtcnn.detector
 from facespace.cli.main import main
 facespace.detection.mtcnn.detector.MTCNN = functools.cache(facespace.detection.mtcnn.detector.MTCNN)
-wanted = sys.argv
+arguments = sys.argv
 sys.argv = ["facespace", "detect", "--json", "good.jpg", "missing.jpg"]
 with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
     with contextlib.redirect_stderr(io.StringIO()):
         main()
 if os.getuid() == 0:
     os.setgid(65534), os.setuid(65534)
-sys.argv = wanted
+sys.argv = arguments
 main()
 """
 
 
 @posix
 def test_a_file_that_may_not_be_read(hopper_file: Path) -> None:
-    """As root everything is readable, so the process becomes nobody when it has loaded what it needs."""
+    """Root can read every file, so the process changes to the user `nobody` after it has loaded everything."""
     with tempfile.TemporaryDirectory() as name:
         os.chmod(name, 0o755)
         for file, mode in (("secret.jpg", 0o000), ("good.jpg", 0o644)):
             shutil.copy(hopper_file, os.path.join(name, file))
             os.chmod(os.path.join(name, file), mode)
         done = subprocess.run(
-            [sys.executable, "-c", _AS_NOBODY, "detect", "--json", "secret.jpg", "good.jpg"],
+            [sys.executable, "-c", _UNPRIVILEGED, "detect", "--json", "secret.jpg", "good.jpg"],
             capture_output=True, text=True, cwd=name, timeout=100,
         )  # fmt: skip
     assert done.returncode == 1
@@ -235,7 +235,7 @@ def test_a_file_that_may_not_be_read(hopper_file: Path) -> None:
 
 
 @posix
-def test_what_is_no_regular_file(cli: Cli, folder: Path, hopper_file: Path) -> None:
+def test_files_that_are_not_regular(cli: Cli, folder: Path, hopper_file: Path) -> None:
     os.mkfifo("pipe.jpg")
     (folder / "dangling.jpg").symlink_to("nowhere.jpg")
     outcome = cli("detect", "--json", "pipe.jpg", "dangling.jpg", hopper_file)
@@ -284,12 +284,12 @@ def test_the_longest_file_name_can_be_drawn(cli: Cli, folder: Path, cat_file: Pa
 
 
 @posix
-def test_names_that_are_no_utf8_are_escaped(folder: Path, people: Path, hopper_file: Path) -> None:
+def test_file_names_that_are_not_utf8_are_escaped(folder: Path, people: Path, hopper_file: Path) -> None:
     name = b"caf\xe9\n\x1b[31m.jpg"
     try:
         shutil.copy(hopper_file, os.fsdecode(name))
     except OSError:
-        pytest.skip("this file system wants UTF-8")
+        pytest.skip("this file system requires UTF-8")
     shown = r"caf\xe9\n\x1b[31m.jpg"
     outcome = run_facespace(
         "identify", "--gallery", people, "--json", name, b"no\xff.jpg", "--draw", "drawn", cwd=folder
@@ -316,7 +316,7 @@ def test_a_terminal_that_knows_only_ascii(folder: Path, people: Path, hopper_fil
 @pytest.mark.parametrize(
     "name", ["a/b", "../../etc/passwd", "王小明", "👩‍🚀", "C:\\x", "; rm -rf /", "%s", "' OR 1=1 --"]
 )
-def test_names_of_people_are_only_names(cli: Cli, folder: Path, hopper_file: Path, name: str) -> None:
+def test_names_of_people_are_not_interpreted(cli: Cli, folder: Path, hopper_file: Path, name: str) -> None:
     assert cli("enroll", "--gallery", "g", "--", name, hopper_file).code == 0
     assert os.listdir(folder) == ["g"]
     assert [person["name"] for person in cli("gallery", "list", "--json", "--gallery", "g").json] == [name]
@@ -326,7 +326,7 @@ def test_names_of_people_are_only_names(cli: Cli, folder: Path, hopper_file: Pat
 
 
 @pytest.mark.parametrize("name", ["", "   ", "x" * 201])
-def test_names_that_are_none(cli: Cli, folder: Path, hopper_file: Path, name: str) -> None:
+def test_invalid_names(cli: Cli, folder: Path, hopper_file: Path, name: str) -> None:
     outcome = cli("enroll", "--gallery", "g", name, hopper_file)
     assert (outcome.code, outcome.out) == (1, "")
     (line,) = outcome.errors
@@ -362,7 +362,7 @@ def other_database(path: Path) -> None:
     ],
     ids=["missing", "empty", "garbage", "truncated", "other database", "folder"],
 )
-def test_a_gallery_that_is_none(
+def test_files_that_are_not_galleries(
     cli: Cli, folder: Path, people: Path, hopper_file: Path, make: Callable[[Path, Path], object], reason: str
 ) -> None:
     path = folder / "g"
@@ -377,7 +377,7 @@ def test_a_gallery_that_is_none(
         assert os.listdir(folder) in ([], ["g"])
 
 
-def test_enrolling_into_what_is_no_gallery(cli: Cli, folder: Path, hopper_file: Path) -> None:
+def test_enrolling_into_a_file_that_is_not_a_gallery(cli: Cli, folder: Path, hopper_file: Path) -> None:
     shutil.copy(hopper_file, folder / "photo.jpg")
     outcome = cli("enroll", "--gallery", "photo.jpg", "Grace", "photo.jpg")  # the wrong way round
     assert outcome.code == 1
@@ -399,7 +399,7 @@ def test_a_gallery_of_another_model(cli: Cli, folder: Path, people: Path, hopper
         assert (outcome.code, outcome.out) == (1, "")
         (line,) = outcome.errors
         assert line == (
-            "facespace: what is read was made with the model 'mine.onnx'; say where that model is with --model"
+            "facespace: the input was made with the model 'mine.onnx', which is not a named model; give its path with --model"
         )
         (line,) = cli(*command, hopper_file, "--model", "sface").errors
         assert line.startswith("facespace: g: its vectors were made by the model 'mine.onnx' and cannot be compared")

@@ -1,4 +1,4 @@
-"""The commands classify, calibrate and cluster, as a user types them."""
+"""The commands classify, calibrate and cluster."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import facespace
 
 @pytest.fixture
 def people(tmp_path, hopper_file, collins_file) -> Path:
-    """Two people of six photos each: one picture of each, cut round the face, brighter and darker."""
+    """Two people with six photos each: one picture of each, cropped around the face, in several brightnesses."""
     root = tmp_path / "people"
     for name, file, box in (
         ("Grace Hopper", hopper_file, (100, 0, 450, 350)),
@@ -46,7 +46,7 @@ def test_train_test_and_predict(cli, people, tmp_path, stranger_file, cat_file):
     assert any(line.startswith("8 photos of 2 people (0 known before)") for line in done.lines)
     page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
     assert "柯林斯" in page
-    assert page.count("<td><img ") == 2, "a face each"
+    assert page.count("<td><img ") == 2, "one face per person"
     assert (
         json.loads((tmp_path / "report" / "report.json").read_text(encoding="utf-8"))["test"]["closed_set_accuracy"][
             "share"
@@ -62,7 +62,7 @@ def test_train_test_and_predict(cli, people, tmp_path, stranger_file, cat_file):
     assert found["known_named_right"] == {"share": 1.0, "low": pytest.approx(0.22, abs=0.01), "high": 1.0, "n": 12}
     assert found["strangers_named"]["share"] == 0
     done = cli("classify", "test", file, people)
-    assert done.lines[0] == "note: 8 of these photos were learned from; the figures flatter"
+    assert done.lines[0] == "note: 8 of these photos were used in training, so the accuracy is too optimistic"
 
     done = cli(
         "classify",
@@ -95,7 +95,7 @@ def test_a_person_more_and_a_person_less(cli, people, trained, stranger_file):
     assert done.lines[-1] == f"7 photos of 2 people (7 known before) -> {trained}"
 
 
-def test_everybody_has_a_name_in_a_closed_set(cli, people, tmp_path, stranger_file):
+def test_a_closed_set_classifier_names_every_face(cli, people, tmp_path, stranger_file):
     file = tmp_path / "closed"
     cli("classify", "train", people, "--output", file, "--closed-set", "--method", "svm")
     done = cli("classify", "predict", file, stranger_file, "--json")
@@ -134,17 +134,17 @@ def test_one_person_and_one_photo_each(cli, people, tmp_path):
     assert any(line.startswith("1 photos of 1 people") for line in done.lines)
 
 
-def test_a_person_without_a_face_is_told_and_left_out(cli, people, tmp_path, cat_file):
+def test_a_person_without_a_face_is_reported_and_left_out(cli, people, tmp_path, cat_file):
     (people / "Cat").mkdir()
     shutil.copy(cat_file, people / "Cat")
     done = cli("classify", "train", people, "--output", tmp_path / "c")
     assert done.code == 1
     assert any("no face found; left out" in line for line in done.errors)
     assert any(line.endswith("Cat: no photo with a face; this person is left out") for line in done.errors)
-    assert any(line.startswith("12 photos of 2 people") for line in done.lines), "the others are learned all the same"
+    assert any(line.startswith("12 photos of 2 people") for line in done.lines), "the others are used nevertheless"
 
 
-def test_people_with_too_few_photos_are_left_out_and_told(cli, people, tmp_path, stranger_file):
+def test_people_with_too_few_photos_are_reported_and_left_out(cli, people, tmp_path, stranger_file):
     (people / "Ben").mkdir()
     shutil.copy(stranger_file, people / "Ben")
     done = cli("classify", "train", people, "--output", tmp_path / "c", "--min-images", "2")
@@ -152,7 +152,7 @@ def test_people_with_too_few_photos_are_left_out_and_told(cli, people, tmp_path,
     done = cli("classify", "train", people, "--output", tmp_path / "d", "--min-images", "9")
     assert done.code == 1
     assert done.errors[-1].endswith(
-        "nobody has 9 photos with a face to learn from, the most are 6; give fewer with --min-images or --split"
+        "no person has 9 photos with a face, the largest number is 6; give a lower number with --min-images or --split"
     )
 
 
@@ -183,7 +183,10 @@ def test_bad_files_are_one_line(cli, people, trained, tmp_path, stranger_file):
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [(["--rate", "2"], "between 0 and 1"), (["--split", "1", "--test-data", "x"], "either --split or --test-data")],
+    [
+        (["--rate", "2"], "between 0 and 1"),
+        (["--split", "1", "--test-data", "x"], "--split and --test-data exclude each other"),
+    ],
 )
 def test_options_that_do_not_fit(cli, people, tmp_path, arguments, words):
     done = cli("classify", "train", people, "--output", tmp_path / "c", *arguments)
@@ -198,7 +201,7 @@ def test_calibrate_a_classifier_and_a_gallery(cli, people, trained, tmp_path, st
         Image.open(file).convert("RGB").transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(photos / name / "mirrored.png")
     done = cli("calibrate", trained, photos, "--rate", "0.05")
     assert done.code == 0, done.err
-    assert done.lines[-1].startswith("similarity to reach ")
+    assert done.lines[-1].startswith("threshold ")
     assert "for 0.05 of strangers named" in done.lines[-1]
     gallery = tmp_path / "people.gallery"
     cli("enroll", "--gallery", gallery, "--folder", people)
@@ -212,10 +215,10 @@ def test_calibrate_a_classifier_and_a_gallery(cli, people, trained, tmp_path, st
         assert [round(t, 4) for t in people_now.thresholds()] == list(stored["thresholds"].values())
         assert people_now.calibration().offset == stored["offset"]
     assert before[0]["faces"][0]["name"] is None
-    nobody = tmp_path / "nobody"
-    (nobody / "Grace Hopper").mkdir(parents=True)
-    shutil.copy(people / "Grace Hopper" / "0.jpg", nobody / "Grace Hopper")
-    done = cli("calibrate", trained, nobody)
+    no_strangers = tmp_path / "no strangers"
+    (no_strangers / "Grace Hopper").mkdir(parents=True)
+    shutil.copy(people / "Grace Hopper" / "0.jpg", no_strangers / "Grace Hopper")
+    done = cli("calibrate", trained, no_strangers)
     assert done.code == 1
     assert "no photos to calibrate with: 1 of 1 photos are enrolled" in done.errors[0]
 
@@ -237,7 +240,7 @@ def test_cluster_and_again_with_more_photos(cli, people, tmp_path, stranger_file
     shutil.copy(people / "Grace Hopper" / "0.jpg", people / "Grace Hopper" / "a copy.jpg")
     done = cli("cluster", people, stranger_file, cat_file, "--output", out)
     assert done.code == 0, done.err
-    assert done.lines[0].startswith("12 faces in 13 photos (0 known before): 2 people, 1 faces like no other")
+    assert done.lines[0].startswith("12 faces in 13 photos (0 known before): 2 people, 1 faces without a group")
     found = groups_of(out)
     assert found["person-0001"] == ["0.jpg", "1.jpg", "2.jpg", "3.jpg", "4.jpg", "5.jpg"]
     assert len(found["person-0002"]) == 5
@@ -253,14 +256,14 @@ def test_cluster_and_again_with_more_photos(cli, people, tmp_path, stranger_file
     (out / "person-0002").rename(out / "Grace")
     done = cli("cluster", people, held_back, stranger_file, "--output", out, "--photos", "copy")
     assert done.code == 0, done.err
-    assert done.lines[1] == "1 new faces joined old groups"
+    assert done.lines[1] == "1 new faces joined existing groups"
     found = groups_of(out)
     assert "new.jpg" in found["Grace"]
     assert "person-0002" not in found
     assert not (out / "person-0002").exists()
     assert len(list((out / "Grace" / "photos").iterdir())) == 6
 
-    # A second stranger's photo: the one who was alone is so no more.
+    # A second photo of the stranger: now the two form a group.
     shutil.copy(stranger_file, held_back / "stranger.png")
     Image.open(stranger_file).convert("RGB").transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(held_back / "stranger.png")
     cli("cluster", held_back, "--output", out)
@@ -284,10 +287,10 @@ def test_nothing_to_cluster(cli, tmp_path, cat_file):
     assert "no images in this folder" in done.err
     done = cli("cluster", cat_file, "--output", tmp_path / "out2")
     assert done.code == 1
-    assert done.errors[-1] == "facespace: no faces in 1 photos; there is nothing to group"
+    assert done.errors[-1] == "facespace: no faces were found in 1 photos; there is nothing to group"
 
 
-def test_a_grouping_of_another_kind_is_told(cli, tmp_path, hopper_file):
+def test_groups_of_another_model_or_detector_are_refused(cli, tmp_path, hopper_file):
     out = tmp_path / "out"
     cli("cluster", hopper_file, "--output", out)
     state = out / "faces.safetensors"
@@ -321,10 +324,10 @@ def test_videos_are_named(cli, trained, tmp_path, hopper, cat_file):
     done = cli("classify", "predict", trained, damaged)
     assert done.code == 1
     assert len(done.errors) == 1
-    nobody = tmp_path / "nobody.mp4"
+    no_faces = tmp_path / "no faces.mp4"
     with Image.open(cat_file) as cat:
-        write_video(nobody, [np.asarray(cat.convert("RGB"))[:300, :450]] * 3, rate=5)
-    done = cli("classify", "predict", trained, nobody, "--json")
+        write_video(no_faces, [np.asarray(cat.convert("RGB"))[:300, :450]] * 3, rate=5)
+    done = cli("classify", "predict", trained, no_faces, "--json")
     assert done.code == 0
     assert done.json[-1]["appearances"] == []
 
@@ -338,7 +341,7 @@ def test_a_camera_or_photos(cli, trained, hopper_file, monkeypatch):
     assert asked == [(1, True)]
     done = cli("classify", "predict", trained, hopper_file, "--camera", "0")
     assert done.code == 2
-    assert "a camera is named alone" in done.err
+    assert "cannot be combined with IMAGE, --draw or --subtitles" in done.err
     done = cli("classify", "predict", trained)
     assert done.code == 2
-    assert "wants photos or videos, or --camera N" in done.err
+    assert "is missing; give photos or videos, or --camera N" in done.err

@@ -1,4 +1,4 @@
-"""`cluster` that is stopped at any place and started again with more photos: one person a folder, nothing skipped."""
+"""`cluster` interrupted at any point and run again with more photos: one folder per person, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Cli = Callable[..., Outcome]
 
 
 def held(out: Path) -> dict[str, dict[str, int]]:
-    """The number of pictures of each person in each folder."""
+    """Return the number of pictures of each person in each folder."""
     counts: dict[str, dict[str, int]] = {}
     for picture in sorted(out.glob("*/*.jpg")):
         if picture.parent.name != "faces":
@@ -63,6 +63,8 @@ def test_two_at_once_do_not_mix(cli: Cli, tmp_path: Path, hopper_file: Path) -> 
     with FileLock(out / ".cluster.lock"):
         refused = cli("cluster", photos, "--output", out)
     assert refused.code == 1
-    assert refused.errors == [f"facespace: {out}: another cluster is at work in this folder; wait until it has ended"]
+    assert refused.errors == [
+        f"facespace: {out}: another `facespace cluster` is using this folder; wait until it has ended"
+    ]
     assert os.listdir(out) == [".cluster.lock"]
     assert cli("cluster", photos, "--output", out).code == 0

@@ -1,4 +1,4 @@
-"""`facespace convert`, `facespace export` and `--device`, as typed."""
+"""The commands convert and export, and the option `--device`."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ def model(weights, tmp_path_factory):
     return out
 
 
-def test_convert_says_what_it_took_it_for(weights, cli, tmp_path):
+def test_convert_prints_the_network_and_its_input(weights, cli, tmp_path):
     done = cli("convert", weights, tmp_path / "out", "--input-spec", "arcface-112", "--name", "tiny of mine")
     assert (done.code, done.err) == (0, "")
     assert done.out == (
-        "torch state dict: tiny, 16 numbers a face, input arcface-112 (112 px crops by five points, RGB, "
+        "torch state dict: tiny, 16 dimensions, input arcface-112 (112 px crops by five points, RGB, "
         f"(x − 127.5)/127.5) -> {tmp_path / 'out'} (model.safetensors, model.onnx)\n"
     )
     assert Embedder.load(tmp_path / "out").name == "tiny of mine"
 
 
-def test_the_spec_it_takes_is_told_in_one_line(weights, cli, tmp_path):
+def test_an_assumed_spec_is_reported_in_one_line(weights, cli, tmp_path):
     done = cli("convert", weights, tmp_path / "out")
     assert done.out.splitlines()[0] == (
         "input spec: arcface-112 (112 px crops by five points, RGB, (x − 127.5)/127.5), the default for tiny; "
@@ -63,7 +63,7 @@ def test_a_spec_from_a_file(weights, cli, tmp_path):
     [
         (
             ["--input-spec", "facenet-2016"],
-            "neither a preset (facenet-2018, facenet-2017, arcface-112, sface) nor a file",
+            "must be a preset (facenet-2018, facenet-2017, arcface-112, sface) or a file, got facenet-2016",
         ),
         (["--crops", "nowhere"], "nowhere: not a folder"),
     ],
@@ -76,7 +76,7 @@ def test_mistakes_are_one_line(weights, cli, tmp_path, arguments, message):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_model_folder_is_taken_by_every_command(model, cli, tmp_path, hopper_file):
+def test_every_command_accepts_a_model_folder(model, cli, tmp_path, hopper_file):
     done = cli("embed", hopper_file, "--output", tmp_path / "e.npz", "--model", model)
     assert done.code == 0, done.err
     with np.load(tmp_path / "e.npz") as file:
@@ -99,7 +99,7 @@ def test_a_gpu_that_is_not_there(cli, tmp_path, hopper_file):
 def test_export(model, cli, tmp_path):
     done = cli("export", model, "--output", tmp_path / "m.onnx", "--precision", "fp16")
     assert done.code == 0, done.err
-    assert done.out.startswith("fp16: cosine to the source at least ")
+    assert done.out.startswith("fp16: cosine similarity to the source at least ")
     done = cli("export", model, "--output", tmp_path / "m.onnx")
     assert done.code == 1
     assert done.err == f"facespace: {tmp_path / 'm.onnx'}: already exists; give another name or remove it first\n"
@@ -110,7 +110,7 @@ def test_export(model, cli, tmp_path):
 @pytest.mark.parametrize(
     ("batch", "words"), [("n", ""), (1, ", takes 1 crop at a time"), (4, ", takes 4 crops at a time")]
 )
-def test_export_says_how_many_crops_the_file_takes(cli, tmp_path, batch, words):
+def test_export_prints_the_batch_size_of_the_file(cli, tmp_path, batch, words):
     graph = GraphBuilder()
     x = graph.input("data", np.float32, [batch, 3, 112, 112])
     x = graph.node("AveragePool", [x], kernel_shape=[28, 28], strides=[28, 28])

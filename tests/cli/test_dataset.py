@@ -1,4 +1,4 @@
-"""facespace dataset: checked, its list edited and carried out; converted from format to format."""
+"""facespace dataset: check, --apply, and conversion between formats."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Cli = Callable[..., Outcome]
 
 @pytest.fixture
 def data(shared: Path, tmp_path: Path) -> Path:
-    """Four people of five crops; one label is wrong, one file damaged, one there twice."""
+    """Four people with five crops each; one label is wrong, one file damaged, and one file duplicated."""
     root = tmp_path / "data"
     for folder in sorted((shared / "data" / "train_182").iterdir())[:4]:
         (root / folder.name).mkdir(parents=True)
@@ -97,22 +97,22 @@ def test_moved_to_and_failures(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("action,file\ndrop,a/1.png\ndrop,a/2.png\n")
     done = cli("dataset", "check", tmp_path / "data", "--apply", tmp_path / "list.csv", "--moved-to", tmp_path / "x")
     assert done.code == 1
-    assert done.errors == ["facespace: a/2.png: listed, but neither in the dataset nor among what was moved"]
+    assert done.errors == ["facespace: a/2.png: listed, but neither in the dataset nor among the moved files"]
     assert (tmp_path / "x" / "a" / "1.png").read_text() == "1"
 
 
-def test_what_is_refused_before_any_work(cli: Cli, tmp_path: Path) -> None:
+def test_wrong_options_are_refused_before_any_work(cli: Cli, tmp_path: Path) -> None:
     data = tmp_path / "data"
     (data / "a").mkdir(parents=True)
-    for options, said in (
-        (["--output", data / "report"], "must not lie inside DIR"),
-        (["--threshold", "0.5"], "is for --against"),
-        (["--against-crops"], "is for --against"),
-        (["--moved-to", tmp_path / "x"], "is for --apply"),
+    for options, message in (
+        (["--output", data / "report"], "must not be inside DIR"),
+        (["--threshold", "0.5"], "can only be used with --against"),
+        (["--against-crops"], "can only be used with --against"),
+        (["--moved-to", tmp_path / "x"], "can only be used with --apply"),
     ):
         done = cli("dataset", "check", data, *options)
         assert done.code == 2
-        assert said in done.err
+        assert message in done.err
     assert cli("dataset", "check", tmp_path / "missing").errors == [f"facespace: {tmp_path / 'missing'}: not a folder"]
     assert cli("dataset", "check", data).errors == [f"facespace: {data}: none of its images could be read"]
     assert cli("dataset", "check", data, "--apply", tmp_path / "no.csv").code == 1
@@ -132,7 +132,7 @@ def test_a_dataset_in_every_format(cli: Cli, data: Path, tmp_path: Path) -> None
     for to in ("tfrecord", "recordio", "webdataset", "parquet", "folder"):
         done = cli("dataset", "convert", source, tmp_path / to, "--to", to, "--shard-images", "8")
         assert done.code == 0
-        assert done.errors == ["facespace: files of no known kind of image, copied as they are: 1"]
+        assert done.errors == ["facespace: files in no known image format, copied unchanged: 1"]
         (line,) = done.lines
         assert re.fullmatch(
             rf"22 images of 4 people, [0-9.]+ images/s -> {tmp_path / to}; checksum [0-9a-f]{{64}}", line
@@ -143,7 +143,9 @@ def test_a_dataset_in_every_format(cli: Cli, data: Path, tmp_path: Path) -> None
     assert len(list((tmp_path / "webdataset").glob("*.tar"))) == 3
 
     again = cli("dataset", "convert", data, tmp_path / "tfrecord", "--to", "tfrecord")
-    assert again.lines == [f"22 images of 4 people, made before -> {tmp_path / 'tfrecord'}; checksum {checksums.pop()}"]
+    assert again.lines == [
+        f"22 images of 4 people, already complete -> {tmp_path / 'tfrecord'}; checksum {checksums.pop()}"
+    ]
     other = cli("dataset", "convert", data, tmp_path / "tfrecord", "--to", "parquet")
     assert (other.code, other.out) == (1, "")
     assert other.errors == [
@@ -152,7 +154,9 @@ def test_a_dataset_in_every_format(cli: Cli, data: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.shared
-def test_a_union_as_json_and_names_that_are_no_folders(cli: Cli, data: Path, shared: Path, tmp_path: Path) -> None:
+def test_joined_datasets_as_json_and_names_that_cannot_be_folders(
+    cli: Cli, data: Path, shared: Path, tmp_path: Path
+) -> None:
     for path in data.rglob("bad.jpg"):
         path.unlink()
     sorted(data.iterdir())[0].rename(data / "who: him?")
@@ -172,24 +176,24 @@ def test_a_conversion_stopped_or_out_of_space(
 ) -> None:
     from facespace.datasets import convert as dataset_convert
 
-    for error, code, said in (
-        (KeyboardInterrupt(), 130, "stopped; what is done is kept, the same command goes on from there"),
+    for error, code, message in (
+        (KeyboardInterrupt(), 130, "stopped; run the same command again to resume"),
         (
             OSError(errno.ENOSPC, "No space left on device"),
             1,
-            f"{tmp_path / 'out'}: No space left on device; make room and start the same command again; what is done is kept",
+            f"{tmp_path / 'out'}: No space left on device; make room and start the same command again; finished work is kept",
         ),
         (
             OSError(errno.EACCES, "Permission denied"),
             1,
-            f"{tmp_path / 'out'}: Permission denied; change its permissions, or give another place; what is done is kept",
+            f"{tmp_path / 'out'}: Permission denied; change its permissions, or give another place; finished work is kept",
         ),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(dataset_convert, "open_written", mock.Mock(side_effect=error))
             done = cli("dataset", "convert", data, tmp_path / "out", "--to", "webdataset")
         assert (done.code, done.out) == (code, "")
-        assert done.errors == [f"facespace: {said}"]
+        assert done.errors == [f"facespace: {message}"]
     assert cli("dataset", "convert", data, tmp_path / "out", "--to", "webdataset").code == 0
 
 

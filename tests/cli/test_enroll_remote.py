@@ -62,14 +62,14 @@ def test_a_day_with_a_server(client: Client, staff: Path, tmp_path: Path, hopper
     (journal,) = (tmp_path / "state" / "facespace").iterdir()
     assert (
         again.errors[-1]
-        == f"facespace: 2 photos were sent by an earlier run and are not sent again; to send them again, remove {journal}"
+        == f"facespace: 2 photos were sent by an earlier run and are skipped; to send them again, remove {journal}"
     )
     for private in ("Grace", "Hopper", "staff", "127.0.0.1"):
         assert private not in journal.read_text()
 
     journal.unlink()
     third = run(*enroll, home=tmp_path)
-    assert third.lines[-1] == f"2 photos added to default at {client.url}"  # as it was told before
+    assert third.lines[-1] == f"2 photos added to default at {client.url}"  # the service repeats its first answer
     assert names(client) == {"Eileen Collins": 1, "Grace Hopper": 1}
 
     photo = tmp_path / "other.png"
@@ -85,21 +85,21 @@ def test_a_day_with_a_server(client: Client, staff: Path, tmp_path: Path, hopper
     done = run("identify", "--server", client.url, "other.png", cat_file, "no.jpg", home=tmp_path)
     assert done.code == 1
     assert re.fullmatch(
-        r"  1: Grace Hopper  similarity \d\.\d+ \(wanted 0\.\d+\) at \d+,\d+, \d+x\d+ px", done.lines[1]
+        r"  1: Grace Hopper  similarity \d\.\d+ \(threshold 0\.\d+\) at \d+,\d+, \d+x\d+ px", done.lines[1]
     ), done.lines
     assert [done.lines[0], done.lines[2]] == ["other.png: 1 face", f"{cat_file}: no faces"]
     assert done.errors == ["facespace: no.jpg: no such file"]
     done = run("identify", "--server", client.url, "other.png", "--json", "--draw", "drawn", home=tmp_path)
-    (told,) = done.json
-    assert told["image"] == "other.png"
-    assert [(face["number"], face["name"]) for face in told["faces"]] == [(1, "Grace Hopper")]
-    assert list(told["faces"][0]) == ["number", "box", "score", "landmarks", "quality", "name", "similarity"]
+    (entry,) = done.json
+    assert entry["image"] == "other.png"
+    assert [(face["number"], face["name"]) for face in entry["faces"]] == [(1, "Grace Hopper")]
+    assert list(entry["faces"][0]) == ["number", "box", "score", "landmarks", "quality", "name", "similarity"]
     (drawn,) = (tmp_path / "drawn").iterdir()
     with Image.open(drawn) as copy, Image.open(photo) as original:
         assert copy.size == original.size
 
 
-def test_what_identify_prints_is_what_it_prints_of_a_gallery(
+def test_identify_prints_the_same_with_a_server_and_a_gallery(
     client: Client, tmp_path: Path, hopper_file: Path, stranger_file: Path
 ) -> None:
     client.enroll("Grace Hopper", hopper_file)
@@ -147,8 +147,8 @@ def test_a_key_comes_from_the_environment_and_is_never_shown(staff: Path, tmp_pa
         assert service.requests[0].headers["authorization"] == f"Bearer {key}"
     assert done.code == 1
     assert done.errors == [
-        f"facespace: {service.url}: the key's role is identify (code forbidden); photos added until then: 0; the same command "
-        "goes on from there"
+        f"facespace: {service.url}: the key's role is identify (code forbidden); photos added before: 0; run the same "
+        "command again to resume"
     ]
     assert key not in done.out + done.err + str(list(tmp_path.rglob("*")))
 
@@ -163,19 +163,25 @@ def test_no_server_there(staff: Path, tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(
-    ("arguments", "wanted"),
+    ("arguments", "message"),
     [
         (["enroll", "Ada", "a.jpg"], "--gallery: is missing; give --gallery FILE, or --server URL"),
         (["identify", "a.jpg"], "--gallery: is missing; give --gallery FILE, or --server URL"),
-        (["enroll", "--server", "http://a", "--gallery", "b", "Ada", "a.jpg"], "--gallery: is not for --server"),
-        (["enroll", "--server", "http://a", "--min-size", "30", "Ada", "a.jpg"], "--min-size: is not for --server"),
-        (["identify", "--server", "http://a", "--top", "3", "a.jpg"], "--top: is not for --server"),
+        (
+            ["enroll", "--server", "http://a", "--gallery", "b", "Ada", "a.jpg"],
+            "--gallery: cannot be used with --server",
+        ),
+        (
+            ["enroll", "--server", "http://a", "--min-size", "30", "Ada", "a.jpg"],
+            "--min-size: cannot be used with --server",
+        ),
+        (["identify", "--server", "http://a", "--top", "3", "a.jpg"], "--top: cannot be used with --server"),
     ],
 )
-def test_options_that_do_not_go_together(tmp_path: Path, arguments: list[str], wanted: str) -> None:
+def test_options_that_do_not_go_together(tmp_path: Path, arguments: list[str], message: str) -> None:
     done = run(*arguments, home=tmp_path)
     assert done.code == 2
-    assert wanted in done.err
+    assert message in done.err
 
 
 def test_the_gallery_of_the_environment_does_not_disturb_a_server(client: Client, staff: Path, tmp_path: Path) -> None:

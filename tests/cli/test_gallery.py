@@ -1,4 +1,4 @@
-"""`facespace gallery`: what people do with who is enrolled, and how a gallery is named on the command line."""
+"""`facespace gallery`: showing, changing and checking people, and giving the gallery on the command line."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Cli = Callable[..., Outcome]
 
 @pytest.fixture
 def people(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Ada of the photos 1 to 3 and Ben of photo 4, in the current folder."""
+    """A gallery of Ada with photos 1 to 3 and Ben with photo 4, in the current folder."""
     monkeypatch.chdir(tmp_path)
     with Gallery("people.gallery", StubEmbedder(), create=True) as gallery:  # type: ignore[arg-type]
         for k, name in enumerate(("Ada", "Ada", "Ada", "Ben")):
@@ -35,7 +35,7 @@ def people(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def enroll(cli: Cli, people: Path, *words: str | os.PathLike[str]) -> Outcome:
-    """With networks that the tests have loaded already."""
+    """Enroll with the model that the tests have loaded already."""
     return cli("enroll", "--gallery", people, "--model", "casia-webface", *words)
 
 
@@ -71,7 +71,9 @@ def test_the_gallery_of_the_variable(cli: Cli, people: Path, monkeypatch: pytest
     assert cli("gallery", "rename", "Ada", "Ida").out == "Ada is now Ida\n"
     assert cli("gallery", "list").lines == ["    1  Ben", "    3  Ida", "2 people"]
     for other in ("other.gallery", "without an ending"):
-        assert cli("gallery", "list", other).lines == ["    3  Ada", "    1  Ben", "2 people"], "another one goes first"
+        assert cli("gallery", "list", other).lines == ["    3  Ada", "    1  Ben", "2 people"], (
+            "the first word takes precedence"
+        )
     assert cli("gallery", "list", "missing.gallery").code == 1
     assert cli("gallery", "list", "--gallery", "other.gallery").lines[0] == "    3  Ada"
     outcome = cli("gallery", "list", "mysql://host/people")
@@ -112,7 +114,7 @@ def test_collections(cli: Cli, people: Path, hopper_file: Path) -> None:
     )  # fmt: skip
 
 
-def test_a_remark_is_said_once(cli: Cli, people: Path, monkeypatch: pytest.MonkeyPatch, hopper_file: Path) -> None:
+def test_a_remark_is_reported_once(cli: Cli, people: Path, monkeypatch: pytest.MonkeyPatch, hopper_file: Path) -> None:
     remarks = iter([("a remark",)])
     monkeypatch.setattr(Gallery, "remarks", property(lambda self: next(remarks, ())))
     outcome = cli("identify", "--gallery", people, hopper_file, "--model", "casia-webface")
@@ -133,7 +135,7 @@ def test_show(cli: Cli, people: Path) -> None:
     assert lines[1:4] == [
         '  metadata {"team": "blue"}',
         "  compared by the best of the photos",
-        "  1 rejected, which are not enrolled under this name",
+        "  rejected photos, never enrolled under this name: 1",
     ]
     assert re.fullmatch(r"      1     0\.50  \S+  onnxruntime float32, Ada1\.jpg", lines[5])
     assert re.fullmatch(r"      2        -  \S+  onnxruntime float32, Ada2\.jpg", lines[6])
@@ -164,7 +166,7 @@ def test_nothing_of_a_gallery_reorders_a_terminal(cli: Cli, people: Path) -> Non
     ]
     for output in outputs:
         assert escaped in output and output.isascii(), output
-    assert cli("gallery", "list", people, "--json").json[1]["name"] == strange, "JSON gives it back"
+    assert cli("gallery", "list", people, "--json").json[1]["name"] == strange, "JSON keeps the name"
     assert cli("gallery", "list", people, "--json").json[1]["metadata"] == {"note": "\u202e\x9b2J"}
 
 
@@ -174,7 +176,7 @@ def test_nothing_of_a_gallery_reorders_a_terminal(cli: Cli, people: Path) -> Non
 def test_rename_onto_a_taken_name_offers_to_merge(cli: Cli, people: Path) -> None:
     outcome = cli("gallery", "rename", people, "Ben", "Ada")
     assert outcome.errors == [
-        f"facespace: {people}: somebody is called 'Ada' already; with --merge they get the photos of 'Ben'"
+        f"facespace: {people}: the name 'Ada' is already taken; use --merge to merge 'Ben' into it"
     ]
     outcome = cli("gallery", "rename", people, "Ben", "Ada", "--merge")
     assert outcome.lines == ["1 photo of Ben moved to Ada, who has 4 photos now"]
@@ -203,7 +205,7 @@ def test_remove_photos(cli: Cli, people: Path) -> None:
     assert names(cli) == {"Ada": 1, "Ben": 1}
     assert cli("gallery", "remove", people, "Ada", "--photo", "2").lines == [
         "Ada: 1 photo removed",
-        "Ada has no photos left, and is removed",
+        "Ada has no photos left and is removed",
     ]
     assert cli("gallery", "remove", people, "Ben", "--photo", "1").errors == [
         f"facespace: {people}: 'Ben' has no photo 1; facespace gallery show lists them"
@@ -222,10 +224,10 @@ def test_merge_split_and_reject(cli: Cli, people: Path) -> None:
         "2 photos of Ada moved to Eve, who has 2 photos now"
     ]
     assert cli("gallery", "reject", people, "Ada", "--photo", "1", "--to", "Eve").lines == [
-        "1 photo moved to Eve, and never enrolled as Ada again"
+        "1 photo moved to Eve, and excluded from enrolment as Ada"
     ]
     assert cli("gallery", "reject", people, "Eve", "--photo", "3").lines == [
-        "1 photo removed, and never enrolled as Eve again"
+        "1 photo removed, and excluded from enrolment as Eve"
     ]
     assert names(cli) == {"Ada": 1, "Eve": 2}
 
@@ -252,7 +254,7 @@ def test_templates(cli: Cli, people: Path) -> None:
 
 
 @pytest.mark.parametrize("number", ["", "x", "0", "-1", "3-2", "1-", "1-1000000", "9" * 30, "1.5"])
-def test_numbers_of_photos_that_are_none(cli: Cli, people: Path, number: str) -> None:
+def test_invalid_numbers_of_photos(cli: Cli, people: Path, number: str) -> None:
     outcome = cli("gallery", "remove", people, "Ada", f"--photo={number}")
     assert outcome.code == 2 and "must be numbers as gallery show prints them" in outcome.err
     assert names(cli) == {"Ada": 3, "Ben": 1}
@@ -267,7 +269,7 @@ def test_erase_asks_first(cli: Cli, people: Path, monkeypatch: pytest.MonkeyPatc
     cli("gallery", "remove", people, "Ada", "--photo", "1")
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     assert cli("gallery", "erase", people).errors == [
-        f"facespace: {people}: this would erase 1 person (Ben) and 2 photos for good; --yes does it"
+        f"facespace: {people}: this would permanently erase 1 person (Ben) and 2 photos; confirm with --yes"
     ]
     cli("gallery", "undo", people)  # photo 1
     for answer, code, line in (("n\n", 1, "nothing erased"), ("y\n", 0, "1 photo erased")):
@@ -276,8 +278,8 @@ def test_erase_asks_first(cli: Cli, people: Path, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(sys, "stdin", stdin)
         outcome = cli("gallery", "erase", people)
         assert (outcome.code, outcome.lines[-1].rpartition(": ")[2]) == (code, line)
-        assert "Erase 1 person (Ben) and 1 photo for good?" in outcome.out
-    assert cli("gallery", "undo", people, "5").code == 1, "it cannot be undone any more"
+        assert "Permanently erase 1 person (Ben) and 1 photo?" in outcome.out
+    assert cli("gallery", "undo", people, "5").code == 1, "an erased removal cannot be undone"
     assert "Ben" not in cli("gallery", "log", people).out
     assert names(cli) == {"Ada": 3}
 
@@ -288,13 +290,13 @@ def test_erase_what_was_removed_long_ago(cli: Cli, people: Path) -> None:
     assert cli("gallery", "erase", people, "--older-than", "1").lines == ["nothing to erase"]
     outcome = cli("gallery", "erase", people, "--yes")
     assert outcome.lines == ["1 photo erased"]
-    assert outcome.errors == ["facespace: backups, copies and exports of this gallery have them still"]
+    assert outcome.errors == ["facespace: backups, copies and exports of this gallery may still contain them"]
 
 
 def test_retention(cli: Cli, people: Path) -> None:
-    assert cli("gallery", "retention", people).out == "what was removed is kept until gallery erase\n"
-    assert cli("gallery", "retention", people, "30").out == "what was removed is erased after 30 days\n"
-    assert cli("gallery", "retention", people, "never").out == "what was removed is kept until gallery erase\n"
+    assert cli("gallery", "retention", people).out == "removed photos are kept until gallery erase\n"
+    assert cli("gallery", "retention", people, "30").out == "removed photos are erased after 30 days\n"
+    assert cli("gallery", "retention", people, "never").out == "removed photos are kept until gallery erase\n"
     for days in ("soon", "nan", "36500"):
         assert cli("gallery", "retention", people, days).code == 2
 
@@ -347,7 +349,7 @@ def test_a_later_group_photo_enrols_the_person_in_it(
     assert outcome.errors == [f"facespace: {group_file}: 2 faces, one expected; left out (--largest takes the largest)"]
     outcome = enroll(cli, people, "Grace", hopper_file, group_file)
     assert (outcome.code, outcome.err) == (0, "")
-    assert re.search(r"group\.png enrolled \(of 2 faces the one at \d+,\d+, \d+x\d+ px\)$", outcome.lines[1])
+    assert re.search(r"group\.png enrolled \(the one of 2 faces at \d+,\d+, \d+x\d+ px\)$", outcome.lines[1])
     assert outcome.lines[-1] == f"2 photos added; 1 people in {people}"
     enroll(cli, people, "A photographer", stranger_file)
     outcome = enroll(cli, people, "A photographer", group_file)
@@ -359,7 +361,9 @@ def test_a_later_group_photo_enrols_the_person_in_it(
     )
 
 
-def test_enroll_tells_who_else_it_may_be(cli: Cli, tmp_path: Path, hopper_file: Path, collins_file: Path) -> None:
+def test_enroll_reports_other_people_whom_a_face_resembles(
+    cli: Cli, tmp_path: Path, hopper_file: Path, collins_file: Path
+) -> None:
     people = tmp_path / "g"
     enroll(cli, people, "Grace", hopper_file)
     outcome = enroll(cli, people, "G. H.", hopper_file)
@@ -398,7 +402,7 @@ def test_enroll_with_what_is_known(cli: Cli, tmp_path: Path, hopper_file: Path, 
     assert cli("gallery", "show", people, "Grace").lines[-1].endswith(' (crop kept) {"event": "party"}')
     outcome = enroll(cli, people, "Eileen", collins_file, "--external-id", "E-1")
     assert (outcome.code, outcome.out) == (1, "")
-    assert outcome.errors == [f"facespace: {people}: 'Grace' has the external id 'E-1' already"]
+    assert outcome.errors == [f"facespace: {people}: 'Grace' already has the external id 'E-1'"]
     assert enroll(cli, people, "--folder", tmp_path, "--external-id", "E-1").code == 2
     assert enroll(cli, people, "Eileen", collins_file, "--metadata", "[]").code == 2
 
@@ -409,7 +413,7 @@ def test_identify_top(cli: Cli, tmp_path: Path, hopper_file: Path, collins_file:
     enroll(cli, people, "Eileen", collins_file)
     lines = cli("identify", "--gallery", people, hopper_file, cat_file, "--top", "5").lines
     assert re.match(r"  1: Grace  similarity 1\.000", lines[1])
-    assert re.fullmatch(r"       Eileen  similarity -?0\.\d{3} \(wanted 0\.\d{3}\)", lines[2])
+    assert re.fullmatch(r"       Eileen  similarity -?0\.\d{3} \(threshold 0\.\d{3}\)", lines[2])
     assert lines[3:] == [f"{cat_file}: no faces"]
     hopper, cat = cli("identify", "--gallery", people, hopper_file, cat_file, "--top", "1", "--json").json
     (one,) = hopper["faces"][0]["most_similar"]
@@ -421,10 +425,10 @@ def test_identify_top(cli: Cli, tmp_path: Path, hopper_file: Path, collins_file:
     assert cli("identify", "--gallery", people, tmp_path / "film", "--top", "2").code == 2
 
 
-def test_calibrate_tells_each_persons_own_threshold(
+def test_calibrate_reports_the_threshold_of_each_person(
     cli: Cli, tmp_path: Path, embedder: facespace.Embedder, hopper_file: Path, collins_file: Path
 ) -> None:
-    """Zoe was enrolled first and is the last one by name; the mean of her two photos reaches more."""
+    """Zoe was enrolled first and is last by name. She has two photos, which allows another threshold."""
     people = tmp_path / "g"
     turned = tmp_path / "turned.png"
     with Image.open(hopper_file) as picture:

@@ -1,4 +1,4 @@
-"""`facespace gallery export`, `import`, `copy` and `migrate` as they are typed."""
+"""The commands `facespace gallery export`, `import`, `copy` and `migrate`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_export_and_import(cli: Cli, gallery: Path, tmp_path: Path) -> None:
     assert told(SQLiteStore(other)) == told(everybody())
 
 
-def test_import_tells_what_was_left_out(cli: Cli, gallery: Path, tmp_path: Path) -> None:
+def test_import_reports_what_was_left_out(cli: Cli, gallery: Path, tmp_path: Path) -> None:
     file, other = tmp_path / "people.facespace", tmp_path / "other.gallery"
     open_people(tmp_path / "a.gallery", [person("Ada", 1, 2, external_id="x"), person("Eve", 7)]).close()
     open_people(other, [person("Ada", 3, rejected=(photo(2).entry.digest,)), person("\u202eBob", 4, external_id="x")])
@@ -51,7 +51,7 @@ def test_import_tells_what_was_left_out(cli: Cli, gallery: Path, tmp_path: Path)
     assert done.lines == ["1 people added, 1 known already", "1 photos added, 0 known already"]
     done = cli("gallery", "import", "--gallery", other, file)
     assert done.errors == ["facespace: Ada: another person has the external id 'x'; it was left out"]
-    assert done.lines[1] == "1 photos added, 1 known already, 1 left out as rejected for their person"
+    assert done.lines[1] == "1 photos added, 1 known already, 1 left out because they are rejected for that person"
 
 
 def test_collections(cli: Cli, gallery: Path, tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_the_gallery_may_be_the_first_word_or_named_by_a_variable(
     assert cli("gallery", "import", tmp_path / "b.gallery", file).lines[0] == "17 people added, 0 known already"
     monkeypatch.setenv("FACESPACE_GALLERY", str(gallery))
     assert cli("gallery", "export", file).code == 0
-    # A file that is the only word is what is imported.
+    # With one word, that word is the file to import.
     assert cli("gallery", "import", file).lines[0] == "0 people added, 17 known already"
     assert cli("gallery", "import", tmp_path / "b.gallery", file).lines[0] == "0 people added, 17 known already"
     assert cli("gallery", "import", tmp_path / "c.gallery", file, "--collection", "x").code == 0
@@ -80,7 +80,7 @@ def test_the_gallery_may_be_the_first_word_or_named_by_a_variable(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["export", "--gallery", "missing.gallery", "a.facespace"], "missing.gallery: no such gallery"),
         (
@@ -108,13 +108,13 @@ def test_the_gallery_may_be_the_first_word_or_named_by_a_variable(
     ],
 )
 def test_what_cannot_be_done_is_one_line(
-    cli: Cli, gallery: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], said: str
+    cli: Cli, gallery: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str
 ) -> None:
     monkeypatch.chdir(gallery.parent)
     before = gallery.read_bytes()
     done = cli("gallery", *words)
     assert done.code == 1 and done.out == "" and len(done.errors) == 1
-    assert done.err.startswith("facespace: ") and said in done.err
+    assert done.err.startswith("facespace: ") and message in done.err
     assert gallery.read_bytes() == before and [one.name for one in gallery.parent.iterdir()] == ["people.gallery"]
 
 
@@ -128,7 +128,7 @@ def test_copy(cli: Cli, gallery: Path, tmp_path: Path) -> None:
 def test_a_gallery_that_changes_meanwhile(
     cli: Cli, gallery: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a file the copy is as at one moment; a server may change while it is read, which is told."""
+    """A copy of a file is a snapshot; a server may change while it is read, which is reported."""
     real = SQLiteStore.copy_to
 
     def copy_to(self: SQLiteStore, target: Path) -> None:
@@ -139,7 +139,7 @@ def test_a_gallery_that_changes_meanwhile(
         patch.setattr(SQLiteStore, "copy_to", copy_to)
         done = cli("gallery", "copy", gallery, tmp_path / "copy.gallery")
     assert done.code == 0 and done.errors == [
-        "facespace: the gallery was changed while it was copied; changes made since are not in the copy"
+        "facespace: the gallery was changed while it was copied; the copy does not contain the latest changes"
     ]
     names = [one.state.name for one in SQLiteStore(tmp_path / "copy.gallery").people()]
     assert "Ada" in names and "Ada Lovelace" not in names
@@ -152,7 +152,7 @@ def test_a_gallery_that_changes_meanwhile(
     server: Any = Server(SQLiteStore(gallery))
     monkeypatch.setattr("facespace.identification.stores.opening.open_store", lambda *_, **__: server)
     done = cli("gallery", "export", "--gallery", gallery, tmp_path / "a.facespace")
-    assert done.code == 0 and "was changed meanwhile" in done.err and "export again" in done.err
+    assert done.code == 0 and "was changed during the export" in done.err and "export again" in done.err
     assert gallery_copy.open_store is not None
 
 
@@ -177,7 +177,7 @@ def test_migrate(cli: Cli, tmp_path: Path) -> None:
     assert SQLiteStore(tmp_path / "new.gallery").count() == 2
 
 
-def test_help_tells_what_each_does(cli: Cli) -> None:
+def test_help_describes_each_command(cli: Cli) -> None:
     for name in ("export", "import", "copy", "migrate"):
         done = cli("gallery", name, "--help")
         assert done.code == 0 and done.out.startswith(f"Usage: facespace gallery {name} ")

@@ -1,4 +1,4 @@
-"""Which runtime `identify` computes embeddings with: what is ready first for a few photos, what is fastest for many."""
+"""The runtime of `identify`: the one that loads fastest for a few photos, the one that computes fastest for many."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One rule in every command that takes folders: which files are photos, and one line for the rest."""
+"""All commands use the same rule for which files of a folder are photos, and report the others in one line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings("default::facespace.io.photo_files.LeftO
 
 @pytest.fixture
 def mixed(tmp_path: Path, hopper_file: Path, collins_file: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two people of two photos each, one without an ending, one kept by an editor, among files of other kinds."""
+    """Two people with two photos each, one without an ending and one backup of an editor, among other files."""
     monkeypatch.chdir(tmp_path)
     for name, file in (("Eileen", collins_file), ("Grace", hopper_file)):
         (tmp_path / "people" / name).mkdir(parents=True)
@@ -50,15 +50,15 @@ FOLDERS = {
 
 
 @pytest.mark.parametrize("command", FOLDERS)
-def test_what_is_left_out_is_one_line(cli: Cli, mixed: Path, hopper_file: Path, command: str) -> None:
+def test_other_files_are_reported_in_one_line(cli: Cli, mixed: Path, hopper_file: Path, command: str) -> None:
     if "g" in FOLDERS[command]:
         assert cli("enroll", "--gallery", "g", "Grace Hopper", hopper_file).code == 0
     done = cli(*FOLDERS[command])
-    told = [line for line in done.errors if "left out 1 video" in line]
-    assert len(told) == 1, (done.out, done.err)
-    assert "left out 1 video (" in told[0] and "Grace/film; give videos to identify by path)" in told[0]
-    assert "and 2 files that are not photos (" in told[0]
-    assert "Grace/Thumbs.db, " in told[0] and "Grace/desktop.ini)" in told[0]
+    lines = [line for line in done.errors if "left out 1 video" in line]
+    assert len(lines) == 1, (done.out, done.err)
+    assert "left out 1 video (" in lines[0] and "Grace/film; give videos to identify by path)" in lines[0]
+    assert "and 2 files that are not photos (" in lines[0]
+    assert "Grace/Thumbs.db, " in lines[0] and "Grace/desktop.ini)" in lines[0]
     assert not [line for line in done.errors if "not an image" in line]
 
 
@@ -73,7 +73,7 @@ def test_all_photos_are_taken(cli: Cli, mixed: Path) -> None:
     assert (enrolled.code, enrolled.lines[-1]) == (0, "2 photos added; 2 people in g"), "the copies are known already"
 
 
-def test_a_damaged_photo_is_no_file_to_leave_out(cli: Cli, mixed: Path) -> None:
+def test_a_damaged_photo_is_an_error(cli: Cli, mixed: Path) -> None:
     (mixed / "Grace" / "2.jpg").write_text("no photo")
     for command in ("detect", "enroll", "cluster"):
         done = cli(*FOLDERS[command])
@@ -81,7 +81,7 @@ def test_a_damaged_photo_is_no_file_to_leave_out(cli: Cli, mixed: Path) -> None:
         assert [line for line in done.errors if line.startswith("facespace: people/Grace/2.jpg: not an image")]
 
 
-def test_a_video_is_told_by_who_takes_photos(cli: Cli, mixed: Path) -> None:
+def test_a_video_is_an_error_for_commands_that_take_photos(cli: Cli, mixed: Path) -> None:
     done = cli("detect", "people/Grace/film", "people/Grace/._1.jpg")
     assert done.code == 1
     assert done.errors == [
@@ -91,11 +91,11 @@ def test_a_video_is_told_by_who_takes_photos(cli: Cli, mixed: Path) -> None:
 
 
 @pytest.mark.shared
-def test_bare_videos_are_named(cli: Cli, tmp_path: Path, shared: Path, hopper_file: Path) -> None:
+def test_raw_video_streams_are_named(cli: Cli, tmp_path: Path, shared: Path, hopper_file: Path) -> None:
     pytest.importorskip("av")
     gallery = tmp_path / "g"
     assert cli("enroll", "--gallery", gallery, "Grace Hopper", hopper_file).code == 0
     for name in ("picamera.h264", "ipcam.mjpeg"):
         done = cli("identify", "--gallery", gallery, shared / "data" / "faults" / name)
         assert done.code == 0, done.err
-        assert done.lines[0].endswith(f"{name}: 1 appearance in 4 frames looked at")
+        assert done.lines[0].endswith(f"{name}: 1 appearance in 4 frames processed")

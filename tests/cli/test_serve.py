@@ -1,4 +1,4 @@
-"""facespace serve: its options become settings, and what is missing is one line."""
+"""facespace serve: options become settings, and errors are one line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from facespace.server.settings import Settings
 
 @pytest.fixture
 def serve(monkeypatch, capsys):
-    """The command in this process; returns the settings it would serve with, the exit code, and what it said."""
+    """Run the command in this process; return the settings it would use, the exit code, and stderr."""
     from facespace.cli.main import main
 
     monkeypatch.delenv("FACESPACE_GALLERY", raising=False)
@@ -64,17 +64,17 @@ def test_the_limit_of_pixels_is_that_of_all_commands(serve, monkeypatch):
     "wrong",
     [["--root-path", "faces"], ["--workers", "0"], ["--port", "99999"], ["--max-body", "0"], ["--log-level", "loud"]],
 )
-def test_what_is_out_of_range_is_told(serve, wrong):
-    settings, code, said = serve("serve", *wrong)
+def test_values_out_of_range_are_usage_errors(serve, wrong):
+    settings, code, errors = serve("serve", *wrong)
     assert settings is None
     assert code in (1, 2)
-    assert wrong[0].strip("-").replace("-", "_") in said.replace("-", "_")
+    assert wrong[0].strip("-").replace("-", "_") in errors.replace("-", "_")
 
 
-def test_a_missing_extra_is_told(serve, monkeypatch):
+def test_a_missing_extra_is_reported(serve, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "uvicorn" else find(name))
-    settings, code, said = serve("serve")
+    settings, code, errors = serve("serve")
     assert (settings, code) == (None, 1)
-    assert "pip install 'facespace[serve]'" in said
-    assert "uvicorn" in said
+    assert "pip install 'facespace[serve]'" in errors
+    assert "uvicorn" in errors

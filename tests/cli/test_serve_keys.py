@@ -22,7 +22,7 @@ def state(tmp_path: Path) -> str:
     return str(tmp_path / "state")
 
 
-def test_a_key_is_printed_once_and_holds(cli, state: str):
+def test_a_key_is_printed_once_and_is_valid(cli, state: str):
     done = cli(
         "serve", "key", "create", "--role", "enroll", "--collection", "staff", "--label", "door", "--state", state
     )
@@ -49,11 +49,13 @@ def test_a_key_is_revoked_by_its_id_or_its_text(cli, state: str):
     identifiers = [text.split("_")[1] for text in texts]
     assert cli("serve", "key", "revoke", identifiers[0], "--state", state).out == f"{identifiers[0]} revoked\n"
     assert cli("serve", "key", "revoke", texts[1], "--state", state).out == f"{identifiers[1]} revoked\n"
-    assert cli("serve", "key", "revoke", texts[1], "--state", state).out == f"{identifiers[1]} was revoked before\n"
+    assert cli("serve", "key", "revoke", texts[1], "--state", state).out == f"{identifiers[1]} was already revoked\n"
     opened = State(state)
     assert [Keys(opened).check(text) for text in texts] == [None, None]
     opened.close()
-    again = cli("serve", "key", "create", "--role", "admin", "--state", state)  # the last one is gone, and this works
+    again = cli(
+        "serve", "key", "create", "--role", "admin", "--state", state
+    )  # works although the last key was revoked
     assert again.code == 0
     listed = [json.loads(line) for line in cli("serve", "key", "list", "--json", "--state", state).out.splitlines()]
     assert [one["revoked"] is not None for one in listed] == [False, True, True]
@@ -67,34 +69,34 @@ def test_the_state_folder_is_beside_the_gallery(cli, tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["key", "create", "--role", "root"], "'root' is not one of"),
         (["key", "create"], "Missing option '--role'"),
         (["key", "create", "--role", "read", "--expires", "soon"], "must be like 12h, 30d, 8w, 1y or 2027-12-31"),
         (["key", "create", "--role", "read", "--expires", "2001-01-01"], "must be in the future"),
         (["key", "create", "--role", "read", "--label", "a" * 101], "at most 100 characters"),
-        (["key", "list"], "no state folder of a service; name it (--state), or its gallery (--gallery)"),
-        (["key", "revoke", "123"], "no state folder of a service"),
+        (["key", "list"], "not the state folder of a service; give it with --state, or its gallery with --gallery"),
+        (["key", "revoke", "123"], "not the state folder of a service"),
         (["--gallery", "x", "key", "list"], "must come after the command: facespace serve key list --gallery"),
     ],
 )
-def test_what_cannot_be_done_is_told(cli, tmp_path: Path, monkeypatch, arguments: list[str], told: str):
+def test_wrong_options_are_reported(cli, tmp_path: Path, monkeypatch, arguments: list[str], message: str):
     monkeypatch.chdir(tmp_path)
     done = cli("serve", *arguments)
     assert done.code in (1, 2)
-    assert told in " ".join(done.err.split())
+    assert message in " ".join(done.err.split())
     assert "Traceback" not in done.err
 
 
-def test_a_key_that_is_not_there_is_told(cli, state: str):
+def test_an_unknown_key_is_reported(cli, state: str):
     cli("serve", "key", "create", "--role", "read", "--state", state)
     done = cli("serve", "key", "revoke", "000000000000", "--state", state)
     assert (done.code, done.err.count("\n")) == (1, 1)
     assert "no key with the id 000000000000; see facespace serve key list" in done.err
 
 
-def test_what_is_wrong_with_the_state_folder_is_one_line(cli, tmp_path: Path):
+def test_a_wrong_state_folder_is_one_line(cli, tmp_path: Path):
     (tmp_path / "state").mkdir()
     (tmp_path / "state").chmod(0o777)
     done = cli("serve", "key", "create", "--role", "read", "--state", str(tmp_path / "state"))
@@ -118,7 +120,7 @@ def test_when_a_key_expires(text: str, seconds: float):
 
 
 @pytest.mark.parametrize("text", ["", "1", "h", "1m", "-1d", "2027-13-01", "tomorrow", "2026-12-30"])
-def test_what_is_no_time(text: str):
+def test_invalid_times(text: str):
     with pytest.raises(typer.BadParameter):
         _end(text, NOW)
 

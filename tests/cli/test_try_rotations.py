@@ -1,4 +1,4 @@
-"""`--try-rotations`: photos turned without EXIF are named, and how they were turned is said."""
+"""`--try-rotations`: faces in photos turned without EXIF are found, and the rotation is reported."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import facespace
 
 @pytest.fixture
 def turned(tmp_path: Path, hopper: np.ndarray) -> Path:
-    """Hopper as a camera held on its side would store her: turned by 90 degrees clockwise she is upright."""
+    """A photo of Hopper that is upright after turning it by 90 degrees clockwise."""
     path = tmp_path / "turned.png"
     Image.fromarray(np.rot90(hopper)).save(path)
     return path
@@ -86,14 +86,14 @@ def test_cluster(cli, turned, hopper_file, tmp_path):
     assert done.errors == [f"facespace: {turned} (turned by 90 degrees clockwise)"]
     with (tmp_path / "out" / "groups.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert rows[0]["x1"] == rows[1]["x1"], "boxes are those of the upright photo"
+    assert rows[0]["x1"] == rows[1]["x1"], "boxes refer to the upright photo"
 
 
 def test_the_analyzer(turned, hopper, embedder, detector):
     (face,) = facespace.FaceAnalyzer(embedder, detector, try_rotations=True)(turned)
-    (wanted,) = facespace.FaceAnalyzer(embedder, detector)(hopper)
-    assert (face.turned, wanted.turned) == (90, 0) and face.box == wanted.box
-    np.testing.assert_array_equal(face.crop, wanted.crop)
+    (expected,) = facespace.FaceAnalyzer(embedder, detector)(hopper)
+    assert (face.turned, expected.turned) == (90, 0) and face.box == expected.box
+    np.testing.assert_array_equal(face.crop, expected.crop)
 
 
 @pytest.mark.shared

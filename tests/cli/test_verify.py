@@ -1,4 +1,4 @@
-"""`facespace verify` as it is typed."""
+"""The command `facespace verify`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from facespace.faces.crops import CropRecord
 
 @pytest.fixture
 def album(tmp_path, hopper_file, collins_file):
-    """Two people, two photos each, named as LFW names them."""
+    """Two people with two photos each, named as in LFW."""
     folder = tmp_path / "images"
     for name, file, ending in (("Grace", hopper_file, ".jpg"), ("Eileen", collins_file, ".png")):
         (folder / name).mkdir(parents=True)
@@ -41,7 +41,7 @@ def test_lfw_from_photos(cli, album, pairs, tmp_path):
 
 
 @pytest.mark.parametrize(("words", "flip"), [([], "none"), (["--flip", "add"], "add"), (["--flip"], "concat")])
-def test_flip_with_and_without_a_word(cli, album, pairs, words, flip):
+def test_flip_with_and_without_a_value(cli, album, pairs, words, flip):
     done = cli("verify", "lfw", *words, album, "--pairs", pairs, "--json")
     assert done.code == 0, done.err
     assert done.json[0]["settings"]["flip"] == flip
@@ -70,7 +70,7 @@ def test_missing_person(cli, album, pairs):
     assert len(done.errors) == 1
 
 
-def test_aligned_crops_of_another_making_are_refused(cli, album, pairs, tmp_path):
+def test_crops_aligned_in_another_way_are_refused(cli, album, pairs, tmp_path):
     crops = tmp_path / "crops"
     assert cli("align", album, crops, "--crop-margin", "44").code == 0
     done = cli("verify", "lfw", crops, "--pairs", pairs, "--aligned")
@@ -79,7 +79,7 @@ def test_aligned_crops_of_another_making_are_refused(cli, album, pairs, tmp_path
     assert cli("verify", "lfw", crops, "--pairs", pairs, "--aligned", "--resize-crops").code == 0
 
 
-def test_aligned_crops_give_what_photos_give(cli, album, pairs, tmp_path):
+def test_aligned_crops_give_the_same_result_as_photos(cli, album, pairs, tmp_path):
     assert cli("align", album, tmp_path / "crops").code == 0
     a = cli("verify", "lfw", album, "--pairs", pairs, "--json")
     b = cli("verify", "lfw", tmp_path / "crops", "--pairs", pairs, "--aligned", "--json")
@@ -87,7 +87,7 @@ def test_aligned_crops_give_what_photos_give(cli, album, pairs, tmp_path):
     assert b.json[0]["settings"]["faces"] == "aligned crops"
 
 
-def test_bin_fits_only_models_of_its_crops(cli, album, tmp_path):
+def test_bin_fits_only_models_for_its_crops(cli, album, tmp_path):
     images = [(album / "Grace" / "Grace_0001.jpg").read_bytes(), (album / "Eileen" / "Eileen_0001.png").read_bytes()]
     path = tmp_path / "a.bin"
     path.write_bytes(pickle.dumps((images * 2, [True, False]), protocol=2))
@@ -95,7 +95,7 @@ def test_bin_fits_only_models_of_its_crops(cli, album, tmp_path):
     assert done.code == 1 and "the model takes 160 px box" in done.err
 
 
-def test_bin_that_runs_something_does_not(cli, tmp_path):
+def test_code_in_a_bin_file_is_not_run(cli, tmp_path):
     path = tmp_path / "evil.bin"
     path.write_bytes(b"cposix\nsystem\n(S'touch " + str(tmp_path / "ran").encode() + b"'\ntR.")
     done = cli("verify", "bin", path)
@@ -131,7 +131,7 @@ def test_bin_of_view_1(cli, shared, tmp_path):
     assert report["accuracy"]["mean"] > 0.85
 
 
-def test_record_may_not_be_damaged(cli, album, pairs):
+def test_a_damaged_record_is_an_error(cli, album, pairs):
     CropRecord(160, 32, "box").write(album)
     (album / "align.json").write_text("{}")
     done = cli("verify", "lfw", album, "--pairs", pairs, "--aligned")

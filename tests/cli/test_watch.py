@@ -1,4 +1,4 @@
-"""`facespace watch`: films and streams told as events, against a gallery and against a service."""
+"""`facespace watch`: events for video files and streams, with a gallery and with a service."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SIZE = (480, 240)
 
 @pytest.fixture(scope="module")
 def films(tmp_path_factory: pytest.TempPathFactory, hopper_file: Path, collins_file: Path) -> Path:
-    """Hopper in all of it, and Collins from the first second on: film.mp4, and live.ts to be sent as a stream."""
+    """Hopper throughout, and Collins after the first second: film.mp4, and live.ts for streaming."""
     folder = tmp_path_factory.mktemp("films")
     hopper, collins = portrait(hopper_file, 200), portrait(collins_file, 200)
     places = [(10 + k // 5, 20) for k in range(N_FRAMES)]
@@ -49,7 +49,7 @@ def films(tmp_path_factory: pytest.TempPathFactory, hopper_file: Path, collins_f
 def gallery(
     tmp_path_factory: pytest.TempPathFactory, hopper_file: Path, embedder: facespace.Embedder, detector
 ) -> Path:
-    """Hopper, in a gallery of the model that the tests have loaded."""
+    """Hopper, in a gallery of the model that the tests have loaded already."""
     path = tmp_path_factory.mktemp("gallery") / "people.gallery"
     with facespace.Gallery(path, embedder, create=True) as people:
         analyzer = facespace.FaceAnalyzer(embedder, detector)
@@ -59,7 +59,7 @@ def gallery(
 
 
 def test_a_film(cli: Cli, films: Path, gallery: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everywhere at once: stdout, a webhook, a broker, and snapshots."""
+    """Events go to stdout, a webhook and a broker, with snapshots."""
     monkeypatch.setenv("FACESPACE_WEBHOOK_SECRET", "shared")
     port = free_port()
     with webhook_server() as target, mqtt_broker(port), mqtt_listener(port) as heard:
@@ -89,7 +89,7 @@ def test_a_film(cli: Cli, films: Path, gallery: Path, tmp_path: Path, monkeypatc
     assert [(topic, json.loads(body), qos) for topic, body, qos in heard] == [
         ("house/default/known", known, 1), ("house/default/unknown", unknown, 1),
     ]  # fmt: skip
-    # Pictures of the faces, for their owner alone
+    # Snapshots of the faces, readable only by their owner
     folder = tmp_path / "snaps"
     assert sorted(os.listdir(folder)) == sorted([known["snapshot"], unknown["snapshot"]])
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
@@ -101,15 +101,15 @@ def test_a_film(cli: Cli, films: Path, gallery: Path, tmp_path: Path, monkeypatc
 
 
 def test_several_sources_and_whole_frames(cli: Cli, films: Path, gallery: Path, tmp_path: Path) -> None:
-    """One of them cannot be read: the others go on, and the exit code tells."""
+    """One of them cannot be read: the others continue, and the exit code is 1."""
     done = cli(
         "watch", f"a={films / 'film.mp4'}", f"b={films / 'live.ts'}", f"c={tmp_path / 'none.mp4'}", "--gallery", gallery,
         "--snapshots", tmp_path, "--snapshot-of", "frame",
     )  # fmt: skip
     assert done.code == 1
     assert done.err == f"facespace: {tmp_path / 'none.mp4'}: no such file\n"
-    told = sorted((one["source"], one["kind"]) for one in done.json)
-    assert told == [("a", "known"), ("a", "unknown"), ("b", "known"), ("b", "unknown")]
+    events = sorted((one["source"], one["kind"]) for one in done.json)
+    assert events == [("a", "known"), ("a", "unknown"), ("b", "known"), ("b", "unknown")]
     for one in done.json:
         with Image.open(tmp_path / one["snapshot"]) as picture:
             assert picture.size == SIZE
@@ -133,7 +133,7 @@ def test_against_a_service(
         assert known["person"] == {"id": str(person.id), "name": "Grace Hopper", "external_id": None}
         assert (known["source"], unknown["kind"], unknown["reason"]) == ("film.mp4", "unknown", "stranger")
         time.sleep(0.4)
-        assert service.events.after(begin) == [], "the service does not tell of each frame"
+        assert service.events.after(begin) == [], "the service does not send events for each frame"
         kept = cli("watch", films / "film.mp4", "--server", str(client.base_url), "--key", key, "--keep-unknown")
         assert kept.code == 0, kept.err
         reader = {"Authorization": f"Bearer {service.keys.create('read').text}"}
@@ -147,7 +147,7 @@ def test_against_a_service(
 
 
 class Watching:
-    """The command in a process of its own; its lines as they come."""
+    """The command in a separate process, with its output line by line."""
 
     def __init__(self, *arguments: str | Path) -> None:
         self.process = subprocess.Popen(
@@ -199,12 +199,14 @@ def sface_gallery(tmp_path_factory: pytest.TempPathFactory, hopper_file: Path) -
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals as POSIX has them")
-def test_a_camera_that_goes_away_and_comes_back(server: FilmServer, sface_gallery: Path) -> None:
-    """It breaks off, refuses once, and sends everything again; then it hangs, until a signal ends the command."""
+def test_a_camera_that_is_lost_and_returns(server: FilmServer, sface_gallery: Path) -> None:
+    """It disconnects, refuses once, and sends everything again; then it hangs until a signal ends the command."""
     server.plan = [0.9, 0, None]
     with Watching(f"cam={server.url}/live", "--gallery", sface_gallery, "--cooldown", "2.5") as watching:
         assert watching.next()["source"] == "cam"
-        while server.n_connections < 3 or watching.next()["kind"] != "known":  # Hopper, who was away, is told again
+        while (
+            server.n_connections < 3 or watching.next()["kind"] != "known"
+        ):  # Hopper is reported again after her absence
             time.sleep(0.01)
         assert len([line for line in watching.err if "opening it again in" in line]) == 2, watching.err
         assert watching.err[0].startswith("facespace: cam: ")
@@ -213,7 +215,7 @@ def test_a_camera_that_goes_away_and_comes_back(server: FilmServer, sface_galler
 
 
 @pytest.mark.skipif(sys.platform != "linux" or Path("/dev/video77").exists(), reason="asks Linux for a camera")
-def test_a_camera_that_is_not_there_yet(sface_gallery: Path) -> None:
+def test_a_camera_that_is_not_available_yet(sface_gallery: Path) -> None:
     with Watching("77", "--gallery", sface_gallery) as watching:
         wait_until(lambda: len(watching.err) == 2, seconds=60)
         assert watching.err[0] == (
@@ -226,20 +228,20 @@ def test_a_camera_that_is_not_there_yet(sface_gallery: Path) -> None:
 
 def test_usage(cli: Cli, films: Path, gallery: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     film = films / "film.mp4"
-    for words, said in (
+    for words, message in (
         ([film], "give --gallery FILE, or --server URL"),
-        ([film, "--gallery", gallery, "--server", "http://127.0.0.1:1"], "is not for --server"),
+        ([film, "--gallery", gallery, "--server", "http://127.0.0.1:1"], "cannot be used with --server"),
         ([film, film, "--gallery", gallery], "two sources are called 'film.mp4'"),
         (["ftp://host/film", "--gallery", gallery], "must begin with rtsp"),
         ([film, "--gallery", gallery, "--webhook", "ftp://host"], "must begin with https"),
         ([film, "--gallery", gallery, "--mqtt", "http://host"], "must be mqtt://host"),
-        ([film, "--gallery", gallery, "--keep-unknown"], "is for --server"),
+        ([film, "--gallery", gallery, "--keep-unknown"], "can only be used with --server"),
         ([film, "--gallery", gallery, "--rate", "2"], "must be between 0 and 1"),
         ([film, "--gallery", gallery, "--cooldown", "-1"], "--cooldown"),
     ):
         done = cli("watch", *words)
         assert done.code == 2, words
-        assert said in " ".join(done.err.replace("│", " ").split()), words
+        assert message in " ".join(done.err.replace("│", " ").split()), words
 
 
 def test_events_that_cannot_be_delivered_are_counted(
@@ -248,12 +250,12 @@ def test_events_that_cannot_be_delivered_are_counted(
     monkeypatch.setattr("facespace.cli.shared.watch_output._FLUSH", 0.2)
     done = cli("watch", films / "film.mp4", "--gallery", gallery, "--webhook", "http://127.0.0.1:9/hook")
     assert done.code == 1
-    assert len(done.json) == 2, "they are on stdout all the same"
+    assert len(done.json) == 2, "they are on stdout nevertheless"
     assert "cannot connect" in done.err and "2 events were not delivered" in done.err
     assert "unsigned" in done.err
 
 
-def test_a_folder_that_takes_no_snapshots(cli: Cli, films: Path, gallery: Path, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_to(cli: Cli, films: Path, gallery: Path, tmp_path: Path) -> None:
     folder = tmp_path / "snaps"
     folder.mkdir()
 
@@ -269,7 +271,7 @@ def test_a_folder_that_takes_no_snapshots(cli: Cli, films: Path, gallery: Path, 
     assert list(folder.iterdir()) == []
 
 
-def test_what_is_away_for_a_while_is_asked_again(
+def test_requests_are_repeated_while_a_gallery_or_service_is_unavailable(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(watch, "_PAUSES", (0.01,))
@@ -282,17 +284,17 @@ def test_what_is_away_for_a_while_is_asked_again(
             raise failures.pop(0)
         return "answer"
 
-    assert watch._patiently(ask, threading.Event()) == "answer"
-    assert capsys.readouterr().err.count("asking again") == 3, "each reason once"
+    assert watch._retry(ask, threading.Event()) == "answer"
+    assert capsys.readouterr().err.count("trying again") == 3, "each reason once"
     for final in (ServiceError("no", status=401), ServiceError("no", status=422), facespace.errors.UnknownPerson("x")):
         failures = [final]
         with pytest.raises(type(final)):
-            watch._patiently(ask, threading.Event())
+            watch._retry(ask, threading.Event())
     stop = threading.Event()
     stop.set()
     failures = [GalleryError("store away")] * 3
     with pytest.raises(watch._Stopped):
-        watch._patiently(ask, stop)
+        watch._retry(ask, stop)
 
 
 def test_help_is_fast() -> None:

@@ -1,4 +1,4 @@
-"""What the client makes of whole answers, also of newer services that say more."""
+"""Reading whole answers, also of newer services with more fields."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_verdict_follows_from_its_numbers() -> None:
     )
     assert (good.same, good.qualities) == (True, (0.7,))
     for same, similarity in ((True, 0.4), (False, 0.6)):
-        with pytest.raises(ServiceError, match="cannot be true"):
+        with pytest.raises(ServiceError, match="is inconsistent"):
             answers.read_verdict(fields({"same": same, "similarity": similarity, "threshold": 0.5}))
 
 

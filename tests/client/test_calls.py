@@ -1,4 +1,4 @@
-"""Requests as they are made: what they carry, and which may be repeated."""
+"""Requests: their contents, and which may be repeated."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_every_request_is_about_the_collection(hopper_file) -> None:
         assert call.query["collection"] == "guests"
 
 
-def test_what_may_be_repeated(hopper_file) -> None:
+def test_which_requests_may_be_repeated(hopper_file) -> None:
     calls, form = Calls("default"), photo_form([hopper_file])
     for harmless in (calls.read("/a"), calls.look("/a", hopper_file), calls.compare("/a", form)):
         assert harmless.repeatable
@@ -33,7 +33,7 @@ def test_what_may_be_repeated(hopper_file) -> None:
     assert not calls.remove("/a", ADA).repeatable
 
 
-def test_changes_say_what_was_seen() -> None:
+def test_changes_contain_the_state_that_was_read() -> None:
     assert if_match(ADA) == {"If-Match": '"abc"'}
     assert if_match("3") == if_match(Person("3", "Ada", 1, "")) == {"If-Match": "*"}
     assert Calls("default").change("/a", {}, ADA).headers["If-Match"] == '"abc"'

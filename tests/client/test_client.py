@@ -1,4 +1,4 @@
-"""The client against a real service, and what it refuses of a false one."""
+"""The client against a real service, and the errors for wrong answers of a fake one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def variant(file: Path, angle: float) -> Image.Image:
 # A real service
 
 
-def test_photos_come_as_anything(client: Client, hopper_file: Path) -> None:
+def test_photos_of_every_accepted_type(client: Client, hopper_file: Path) -> None:
     data = hopper_file.read_bytes()
     with Image.open(hopper_file) as picture, hopper_file.open("rb") as file:
         found = [
@@ -113,7 +113,7 @@ def test_a_day_with_the_client(
     assert (rejected.other.name, rejected.other.n_photos) == ("Somebody else", 1)
     left = client.remove_photo(hopper.id, photos[0])
     assert left.person is None
-    with pytest.raises(UnknownPerson, match="nobody called 'Amazing Grace' is enrolled in 'default'"):
+    with pytest.raises(UnknownPerson, match="no person called 'Amazing Grace' is enrolled in 'default'"):
         client.person_called("Amazing Grace")
     assert client.undo(left.undo).kind
     removed = client.remove(client.person_called("Eileen Collins"))
@@ -159,9 +159,7 @@ def test_faces_are_compared(client: Client, hopper_file: Path, collins_file: Pat
     assert (cut.code, len(cut)) == ("unreadable_image", 0)
 
 
-def test_faces_that_nobody_could_name(
-    client: Client, hopper_file: Path, collins_file: Path, stranger_file: Path
-) -> None:
+def test_unknown_faces(client: Client, hopper_file: Path, collins_file: Path, stranger_file: Path) -> None:
     for face in client.unknowns():
         client.remove_unknown(face)
     for photo in (hopper_file, variant(hopper_file, 4), collins_file, stranger_file):
@@ -205,7 +203,7 @@ def test_collections_and_their_export(service: Served, client: Client, hopper_fi
     assert "visitors" not in {one.name for one in client.collections()}
 
 
-def test_nobody_of_that_id(client: Client) -> None:
+def test_an_unknown_or_invalid_id(client: Client) -> None:
     for strange in ("999999", "1?x=1", "%2e%2e", "%2F", "1'; DROP TABLE people; --"):
         with pytest.raises(ServiceError) as caught:
             client.person(strange)
@@ -287,7 +285,7 @@ def test_a_photo_that_the_service_cannot_read(client: Client) -> None:
     assert (caught.value.status, caught.value.code) == (422, "unreadable_image")
 
 
-# A false one
+# A fake service with wrong answers
 
 FACE: dict[str, Any] = {
     "box": [10, 20, 50, 70], "score": 0.9, "quality": 0.8, "landmarks": [[20, 40], [40, 40], [30, 50], [22, 60], [38, 60]],
@@ -308,10 +306,10 @@ def test_the_answers_below_are_wrong_in_one_thing_only(hopper_file: Path) -> Non
 WRONG_FACES: list[tuple[dict[str, Any], str]] = [
     ({"box": [1, 2, 3]}, "faces[0].box must be 4 numbers in the answer, got a list of 3"),
     ({"box": "1,2,3,4"}, "faces[0].box must be 4 numbers in the answer, got '1,2,3,4'"),
-    ({"box": [50, 20, 10, 70]}, "faces[0] cannot be true: a face's box must have x1 < x2"),
+    ({"box": [50, 20, 10, 70]}, "faces[0] is inconsistent: a face's box must have x1 < x2"),
     ({"box": [1, 2, True, 4]}, "faces[0].box must be 4 numbers"),
     ({"box": [1, 2, 10**400, 4]}, "faces[0].box must be 4 numbers"),
-    ({"landmarks": [[1, 2]] * 4}, "faces[0] cannot be true: a face must have"),
+    ({"landmarks": [[1, 2]] * 4}, "faces[0] is inconsistent: a face must have"),
     ({"landmarks": [[1, 2, 3]] * 5}, "faces[0].landmarks must be a list of points"),
     ({"landmarks": None}, "faces[0].landmarks must be a list of points in the answer, got null"),
     ({"score": "high"}, "faces[0].score must be a number in the answer, got 'high'"),
@@ -320,15 +318,15 @@ WRONG_FACES: list[tuple[dict[str, Any], str]] = [
     ({"threshold": None}, "faces[0].threshold must be a number in the answer, got null"),
     ({"person": "1"}, "faces[0].person must be a JSON object in the answer, got '1'"),
     ({"person": {"id": 1}}, "faces[0].person.id must be text in the answer, got 1"),
-    ({"similarity": 0.4}, "faces[0] cannot be true: the name 'Ada' has a similarity below the threshold 0.5"),
-    ({"similarity": None}, "faces[0] cannot be true: the name 'Ada' has a similarity below"),
+    ({"similarity": 0.4}, "faces[0] is inconsistent: the name 'Ada' has a similarity below the threshold 0.5"),
+    ({"similarity": None}, "faces[0] is inconsistent: the name 'Ada' has a similarity below"),
 ]
 
 
 @pytest.mark.parametrize(
-    ("wrong", "wanted"), WRONG_FACES, ids=[f"{next(iter(one))}-{n}" for n, (one, _) in enumerate(WRONG_FACES)]
+    ("wrong", "expected"), WRONG_FACES, ids=[f"{next(iter(one))}-{n}" for n, (one, _) in enumerate(WRONG_FACES)]
 )
-def test_every_field_of_a_face_is_checked(hopper_file: Path, wrong: dict[str, Any], wanted: str) -> None:
+def test_every_field_of_a_face_is_checked(hopper_file: Path, wrong: dict[str, Any], expected: str) -> None:
     answer = {**IDENTIFIED, "faces": [{**FACE, **wrong}]}
     with (
         fake_service(answering(200, answer)) as service,
@@ -336,7 +334,7 @@ def test_every_field_of_a_face_is_checked(hopper_file: Path, wrong: dict[str, An
         pytest.raises(ServiceError) as caught,
     ):
         client.identify(hopper_file)
-    assert f"{service.url}: {wanted}" in str(caught.value)
+    assert f"{service.url}: {expected}" in str(caught.value)
     assert str(caught.value).endswith("is this a facespace service of this version?")
     assert caught.value.code == "unexpected_answer"
 
@@ -353,26 +351,26 @@ def test_a_missing_field(hopper_file: Path, field: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("verdict", "wanted"),
+    ("verdict", "expected"),
     [
-        ({"same": True, "similarity": 0.1, "threshold": 0.5}, "cannot be true"),
+        ({"same": True, "similarity": 0.1, "threshold": 0.5}, "is inconsistent"),
         ({"same": "yes", "similarity": 0.6, "threshold": 0.5}, "same must be true or false"),
         ({"same": True, "threshold": 0.5}, "similarity must be a number"),
     ],
 )
-def test_a_verdict_that_cannot_be(hopper_file: Path, verdict: dict[str, Any], wanted: str) -> None:
+def test_an_inconsistent_verdict(hopper_file: Path, verdict: dict[str, Any], expected: str) -> None:
     with (
         fake_service(answering(200, verdict)) as service,
         Client(service.url) as client,
-        pytest.raises(ServiceError, match=wanted),
+        pytest.raises(ServiceError, match=expected),
     ):
         client.verify(hopper_file, hopper_file)
 
 
-def test_pages_without_end_end() -> None:
+def test_a_page_that_repeats_itself_is_an_error() -> None:
     page = {"people": [PERSON], "next": "same", "total": 1}
     with fake_service(answering(200, page)) as service, Client(service.url) as client:
-        with pytest.raises(ServiceError, match="the next page is this one"):
+        with pytest.raises(ServiceError, match="the next page is the same page"):
             list(client.people())
         assert len(service.requests) == 2
 
@@ -387,12 +385,12 @@ def test_an_enrolment_about_other_photos(hopper_file: Path) -> None:
         with (
             fake_service(answering(200, answer)) as service,
             Client(service.url) as client,
-            pytest.raises(ServiceError, match=r"photos, and 1 were sent"),
+            pytest.raises(ServiceError, match=r"photos, but 1 were sent"),
         ):
             client.enroll("Ada", hopper_file)
 
 
-def test_a_change_says_what_was_seen(hopper_file: Path) -> None:
+def test_a_change_contains_the_state_that_was_read(hopper_file: Path) -> None:
     changed = {**PERSON, "undo": 3}
     with fake_service(answering(200, PERSON), answering(200, changed)) as service, Client(service.url) as client:
         person = client.person("1")
@@ -405,7 +403,7 @@ def test_a_change_says_what_was_seen(hopper_file: Path) -> None:
     assert rename.headers["if-match"] == "*"
 
 
-def test_an_export_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_an_export_is_written_atomically(tmp_path: Path) -> None:
     target = tmp_path / "people.safetensors"
     data = bytes(range(256)) * 1000
     whole = answering(200, data, media_type="application/octet-stream")

@@ -1,4 +1,4 @@
-"""Values of answers: what passes, and what is said of the rest."""
+"""Values of answers: which are accepted, and the errors for all others."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ BAD: dict[str, list[Any]] = {
 
 
 @pytest.mark.parametrize("kind", READERS)
-def test_good_values_come_through(kind: str) -> None:
+def test_good_values_are_returned(kind: str) -> None:
     for value in GOOD[kind]:
         got = READERS[kind](Fields({"a": value}, "here"))
         if kind in ("text", "truth", "whole", "number", "numbers", "mapping"):
@@ -57,7 +57,7 @@ def test_good_values_come_through(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", READERS)
-def test_bad_values_are_told_on_one_line(kind: str) -> None:
+def test_bad_values_are_errors_on_one_line(kind: str) -> None:
     for fields in ({"a": value} for value in BAD[kind]):
         with pytest.raises(ServiceError, match=r"^here: a(\[0\])? must be ") as caught:
             READERS[kind](Fields(fields, "here"))
@@ -68,7 +68,7 @@ def test_bad_values_are_told_on_one_line(kind: str) -> None:
         READERS[kind](Fields({}, "here"))
 
 
-def test_defaults_stand_for_missing_and_null_and_for_nothing_else() -> None:
+def test_defaults_replace_only_missing_and_null_values() -> None:
     for fields in (Fields({}, "here"), Fields({"a": None}, "here")):
         assert fields.text("a", "x") == "x"
         assert fields.number("a", None) is None
@@ -77,14 +77,14 @@ def test_defaults_stand_for_missing_and_null_and_for_nothing_else() -> None:
         Fields({"a": 1}, "here").text("a", "x")
 
 
-def test_a_place_deep_in_an_answer_is_named() -> None:
+def test_an_error_names_the_path_of_the_value() -> None:
     fields = Fields({"people": [{}, {"photos": [{"id": 7}]}]}, "here")
     person = list(fields.each("people"))[1]
     with pytest.raises(ServiceError, match=r"here: people\[1\].photos\[0\].id must be text in the answer, got 7"):
         next(person.each("photos")).text("id")
 
 
-def test_a_long_or_strange_value_is_shown_short_and_plain() -> None:
+def test_long_and_strange_values_are_shortened_and_escaped() -> None:
     for value in ("x" * 10_000, "a\x1b[2J\nb", list(range(10_000))):
         with pytest.raises(ServiceError) as caught:
             Fields({"a": value}, "here").number("a")
@@ -92,13 +92,13 @@ def test_a_long_or_strange_value_is_shown_short_and_plain() -> None:
         assert len(str(caught.value)) < 250
 
 
-def test_numbers_of_a_length() -> None:
+def test_the_length_of_a_list_of_numbers() -> None:
     assert Fields({"a": [1, 2]}, "here").numbers("a", 2) == [1, 2]
     with pytest.raises(ServiceError, match="a must be 2 numbers in the answer, got a list of 3"):
         Fields({"a": [1, 2, 3]}, "here").numbers("a", 2)
 
 
 @pytest.mark.parametrize("data", [b"", b"nul", b"[", b'{"a": Infinity}', b"\xff", b"[" * 100_000, b'{"a":' * 100_000])
-def test_what_is_no_json(data: bytes) -> None:
-    with pytest.raises(ServiceError, match="here: the answer is no JSON"):
+def test_invalid_json(data: bytes) -> None:
+    with pytest.raises(ServiceError, match="here: the answer is not JSON"):
         read_json(data, "here")

@@ -1,4 +1,4 @@
-"""The one digest of a form."""
+"""The digest of a form."""
 
 from __future__ import annotations
 

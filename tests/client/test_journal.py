@@ -1,4 +1,4 @@
-"""The memory of uploads: what it keeps, and how it takes being cut off or being another file."""
+"""The journal of uploads: its contents, truncated journals, and other files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from facespace.errors import FacespaceError
 ONE, TWO = (hashlib.sha256(text).hexdigest() for text in (b"1", b"2"))
 
 
-def test_what_is_noted_is_there_in_the_next_run(tmp_path: Path) -> None:
+def test_recorded_results_are_known_in_the_next_run(tmp_path: Path) -> None:
     path = tmp_path / "state" / "a.journal"
     with Journal(path) as journal:
         assert not journal.is_enrolled(ONE)
@@ -62,12 +62,12 @@ def test_another_file_is_left_as_it_is(tmp_path: Path, data: bytes) -> None:
     assert path.read_bytes() == data
 
 
-def test_what_is_no_file(tmp_path: Path) -> None:
-    with pytest.raises(FacespaceError, match="not a regular file"):
+def test_paths_that_are_not_files(tmp_path: Path) -> None:
+    with pytest.raises(FacespaceError, match="must be a regular file"):
         Journal(tmp_path)
     if hasattr(os, "mkfifo"):
         os.mkfifo(tmp_path / "pipe")
-        with pytest.raises(FacespaceError, match="not a regular file"):
+        with pytest.raises(FacespaceError, match="must be a regular file"):
             Journal(tmp_path / "pipe")
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError) as caught:
@@ -79,11 +79,11 @@ def test_a_journal_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("facespace.client.journal.MAX_JOURNAL", 100)
     path = tmp_path / "a.journal"
     path.write_bytes(b"facespace enroll journal 1\n" + b"x" * 100)
-    with pytest.raises(FacespaceError, match="127 bytes; a journal has at most 100"):
+    with pytest.raises(FacespaceError, match="a journal must have at most 100 bytes, got 127"):
         Journal(path)
 
 
-def test_it_holds_no_names(tmp_path: Path) -> None:
+def test_it_contains_no_names(tmp_path: Path) -> None:
     path = tmp_path / "a.journal"
     with Journal(path) as journal:
         journal.note(ONE, "Ada's photo\nadded")
@@ -106,7 +106,7 @@ def test_threads_write_whole_lines(tmp_path: Path) -> None:
         assert all(journal.is_enrolled(key) for key in keys)
 
 
-def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.journal"
 
     def full(*_: object) -> int:
@@ -121,7 +121,7 @@ def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="folders of Linux")
-def test_the_usual_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_default_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("XDG_STATE_HOME", raising=False)
     first = default_journal("http://a", "default")

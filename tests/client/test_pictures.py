@@ -1,4 +1,4 @@
-"""What is sent of a photo, and what never is."""
+"""The bytes that are sent for a photo, and files that are never sent."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_file_is_sent_as_it_is(tmp_path: Path, ending: str, media_type: str) -
         assert str(tmp_path) not in picture.filename
 
 
-def test_a_name_that_is_no_text_becomes_text(tmp_path: Path) -> None:
+def test_a_file_name_that_is_not_text_is_escaped(tmp_path: Path) -> None:
     path = os.path.join(os.fsencode(tmp_path), b"caf\xe9\n.png")
     with open(path, "wb") as file:
         Image.new("RGB", (9, 7)).save(file, "PNG")
@@ -58,7 +58,7 @@ def test_other_files_do_not_leave_the_machine(tmp_path: Path) -> None:
             picture_of(source)
 
 
-def test_what_is_no_file(tmp_path: Path) -> None:
+def test_paths_that_are_not_files(tmp_path: Path) -> None:
     (tmp_path / "empty.jpg").touch()
     os.mkfifo(tmp_path / "pipe.jpg")
     for name, reason in (
@@ -69,12 +69,12 @@ def test_what_is_no_file(tmp_path: Path) -> None:
             picture_of(tmp_path / name)
 
 
-def test_what_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_photo_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("facespace.client.pictures.MAX_PHOTO", 2**21)
     path = tmp_path / "large.jpg"
     with path.open("wb") as file:
         file.write(b"\xff\xd8\xff")
-        file.truncate(2**40)  # no disk has it; it is a hole
+        file.truncate(2**40)  # a sparse file
 
     class Endless(io.RawIOBase):
         n_read = 0
@@ -85,13 +85,13 @@ def test_what_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.Monke
 
     endless = Endless()
     for source in (path, endless):
-        with pytest.raises(ImageError, match="a photo that is sent has at most 2,097,152"):
+        with pytest.raises(ImageError, match="a photo to send must have at most 2,097,152 bytes, got "):
             picture_of(source)  # type: ignore[arg-type]
     assert endless.n_read < 2**23
 
 
 @pytest.mark.parametrize("source", [None, 7, ["a.jpg"], {"a": 1}])
-def test_what_is_no_photo_at_all(source: object) -> None:
+def test_values_of_other_types(source: object) -> None:
     with pytest.raises(TypeError, match="a photo must be a path, bytes"):
         picture_of(source)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="a file object must be binary"):

@@ -1,4 +1,4 @@
-"""Photos that are sent once, whatever stops a run."""
+"""Photos that are enrolled exactly once, even if a run is interrupted."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def enrolled() -> Any:
 
 
 def rejected(code: str) -> Any:
-    told = {"index": 0, "filename": "1.png", "code": code, "detail": "told so"}
-    return answering(200, {"person": None, "added": [], "rejected": [told]})
+    photo = {"index": 0, "filename": "1.png", "code": code, "detail": "the reason"}
+    return answering(200, {"person": None, "added": [], "rejected": [photo]})
 
 
 @pytest.fixture
@@ -105,11 +105,11 @@ def test_a_refused_photo_is_tried_again_by_the_next_run_with_a_new_key(
         outcomes = [sent_to(service, work[:1], tmp_path / "j") for _ in range(4)]
         assert [one.code for (one,) in outcomes] == ["several_faces", "several_faces", "added", "sent_before"]
         assert outcomes[0][0].is_refused
-        assert outcomes[0][0].detail == "told so"
+        assert outcomes[0][0].detail == "the reason"
         assert len(set(keys(service))) == len(service.requests) == 3
 
 
-def test_a_request_whose_answer_was_erased_is_made_again_with_a_new_key(
+def test_a_request_is_repeated_with_a_new_key_if_its_answer_was_erased(
     work: list[tuple[str, str]], tmp_path: Path
 ) -> None:
     gone = problem(409, "conflict", "this request was carried out before; its answer was not kept")
@@ -142,7 +142,9 @@ def test_a_photo_given_twice_is_sent_once(work: list[tuple[str, str]], tmp_path:
         assert len(service.requests) == 1
 
 
-def test_a_lost_answer_is_asked_for_again_with_the_same_key(work: list[tuple[str, str]], tmp_path: Path) -> None:
+def test_a_request_is_repeated_with_the_same_key_if_its_answer_was_lost(
+    work: list[tuple[str, str]], tmp_path: Path
+) -> None:
     with fake_service(sending(b"HTTP/1.1 200 OK\r\nContent-"), sending(b""), enrolled()) as service:
         (one,) = sent_to(service, work[:1], tmp_path / "j")
         assert one.code == "added"
@@ -187,7 +189,7 @@ def test_no_more_requests_at_once_than_asked_for(tmp_path: Path) -> None:
         sent_to(service, work, tmp_path / "j", parallel=0)
 
 
-def test_a_taker_that_stops_sends_no_more(tmp_path: Path) -> None:
+def test_no_more_is_sent_after_the_iterator_is_closed(tmp_path: Path) -> None:
     work = []
     for n in range(40):
         Image.new("RGB", (8, 8), (n, 5, 5)).save(tmp_path / f"{n}.png")
@@ -202,8 +204,8 @@ def test_a_taker_that_stops_sends_no_more(tmp_path: Path) -> None:
         assert (tmp_path / "j").read_text().count("added") == n_sent
 
 
-def test_answers_that_are_none_are_told(work: list[tuple[str, str]], tmp_path: Path) -> None:
+def test_an_invalid_answer_is_an_error(work: list[tuple[str, str]], tmp_path: Path) -> None:
     answer = answering(200, {"person": None, "added": 3, "rejected": []})
-    wanted = pytest.raises(ServiceError, match="added must be a list in the answer, got 3")
-    with fake_service(answer) as service, wanted:
+    refused = pytest.raises(ServiceError, match="added must be a list in the answer, got 3")
+    with fake_service(answer) as service, refused:
         sent_to(service, work, tmp_path / "j")

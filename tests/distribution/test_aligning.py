@@ -90,7 +90,7 @@ def test_a_stopped_run_resumes(
     with monkeypatch.context() as patch:
         patch.setattr(Folder, "create", stop)
         stopped = cli("align", raw, f"{memory_store}/out")
-    assert (stopped.code, "the same command goes on from there" in stopped.err) == (130, True)
+    assert (stopped.code, "run the same command again to resume" in stopped.err) == (130, True)
     assert len(Folder(f"{memory_store}/out/.parts").names()) == 3
     elsewhere = shutil.copytree(raw, tmp_path / "elsewhere")  # other photos may have the same names
     refused = cli("align", elsewhere, f"{memory_store}/out")

@@ -89,7 +89,7 @@ def test_a_stopped_run_resumes(cli: Cli, photos: Path, tmp_path: Path, monkeypat
 
     monkeypatch.setattr(FindingWork, "compute", stop)
     stopped = cli("cluster", photos.name, "--output", "parts", "--ray", "local")
-    assert (stopped.code, "the same command goes on from there" in stopped.err) == (130, True)
+    assert (stopped.code, "run the same command again to resume" in stopped.err) == (130, True)
     computed.append(-1)
     assert cli("cluster", photos.name, "--output", "parts", "--ray", "local").code == 1
     assert computed == [0, 1, 2, -1, 3, 4, 5]

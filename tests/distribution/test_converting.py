@@ -62,7 +62,7 @@ def test_files_are_those_of_one_process(cli: Cli, crops: Path, tmp_path: Path, t
     }
     assert {path.name for path in tmp_path.iterdir()} == {"crops", "alone", "parts"}
     again = cli(*options[:3], tmp_path / "parts", *options[3:], "--ray", "local")
-    assert (again.code, "made before" in again.out) == (0, True)
+    assert (again.code, "already complete" in again.out) == (0, True)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,10 @@ def test_shards_end_with_a_number_of_bytes(
 def test_other_formats_are_one_file(cli: Cli, crops: Path, tmp_path: Path) -> None:
     for to in ("recordio", "tfrecord"):
         refused = cli("dataset", "convert", crops, tmp_path / "out", "--to", to, "--ray", "local")
-        assert (refused.code, f"{to} is one file, which one process writes" in refused.err) == (2, True)
+        assert (refused.code, f"cannot write {to}, which is one file written by one process" in refused.err) == (
+            2,
+            True,
+        )
     assert not (tmp_path / "out").exists()
 
 

@@ -91,7 +91,7 @@ def test_binary_pairs_in_parts(cli: Cli, album: Path, tmp_path: Path) -> None:
 
 def test_a_cluster_needs_a_folder(cli: Cli, album: Path, pairs: Path) -> None:
     refused = cli("verify", "pairs", pairs, "--root", album, "--ray", "auto")
-    assert (refused.code, "needs --output DIR, a folder that every node sees" in refused.err) == (2, True)
+    assert (refused.code, "needs --output DIR, a folder that every node can access" in refused.err) == (2, True)
 
 
 @pytest.mark.usefixtures("in_this_process")

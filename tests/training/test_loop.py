@@ -284,7 +284,7 @@ def test_sigterm_to_all_processes_saves_the_step(people, environment, tmp_path):
     (line,) = stopped.communicate()[1].splitlines()
     assert stopped.returncode == 128 + signal.SIGTERM
     hint = f"resume with facespace train {tmp_path / 'stopped'}"
-    assert line == f"facespace: stopped after a step that is saved; {hint}"
+    assert line == f"facespace: stopped after saving a checkpoint; {hint}"
     (at,) = checkpoints(tmp_path / "stopped")
     assert at == len(logged(tmp_path / "stopped")) >= 3
     again = [sys.executable, "-m", "facespace", "train", str(tmp_path / "stopped")]
@@ -413,7 +413,7 @@ def test_two_processes_stop_after_the_same_step(people, environment, tmp_path):
     os.killpg(stopped.pid, signal.SIGTERM)
     said = [line for line in stopped.communicate()[1].splitlines() if line.startswith("facespace: ")]
     hint = f"resume with facespace train {tmp_path / 'run'}"
-    assert said == [f"facespace: stopped after a step that is saved; {hint}"]
+    assert said == [f"facespace: stopped after saving a checkpoint; {hint}"]
     (at,) = checkpoints(tmp_path / "run")
     assert at == len(logged(tmp_path / "run")) >= 3
     saved = checkpoint.load(tmp_path / "run" / "checkpoints" / f"step-{at:09d}")

@@ -343,7 +343,7 @@ def test_the_command_runs_without_any(cli, tmp_path):
         done = cli("runs", tmp_path / "none", *words)
         assert done.code == 1 and done.out == ""
         assert done.errors == [
-            f"facespace: {tmp_path}/none: no training runs in it; facespace train --output {tmp_path}/none/NAME makes one"
+            f"facespace: {tmp_path}/none: contains no training runs; start one with facespace train --output {tmp_path}/none/NAME"
         ]
 
 

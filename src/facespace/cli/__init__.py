@@ -1,5 +1,5 @@
-"""The command line: one file for each command, which parses, calls the library and prints.
+"""The command line: one file per command, which parses options, calls the library and prints the results.
 
-Begin with `main`, which joins the commands. To add one, write its file and name it in `main`. `shared` has what several
-commands use, `legacy` the programs of the old tutorials.
+Begin with `main`, which registers the commands. To add one, write its file and register it in `main`. `shared` has what
+several commands use, `legacy` the programs of the old tutorials.
 """

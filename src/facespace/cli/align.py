@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Template(str, Enum):
-    """How a crop is cut."""
+    """How a crop is cut out."""
 
     box = "box"
     arcface = "arcface"
@@ -36,7 +36,7 @@ class Format(str, Enum):
 
 
 class Device(str, Enum):
-    """What computes."""
+    """Where the detector runs."""
 
     auto = "auto"
     cpu = "cpu"
@@ -44,40 +44,51 @@ class Device(str, Enum):
 
 
 def align(
-    raw: Annotated[str, typer.Argument(metavar="RAW", help="A folder of class folders, one a person, or its URL.")],
-    out: Annotated[str, typer.Argument(metavar="OUT", help="Where the same folders of crops go: a folder or a URL.")],
+    raw: Annotated[str, typer.Argument(metavar="RAW", help="A folder of class folders, one per person, or its URL.")],
+    out: Annotated[
+        str, typer.Argument(metavar="OUT", help="The folder or URL to write the crops to, in the same class folders.")
+    ],
     image_size: Annotated[
-        int | None, typer.Option("--image-size", metavar="PX", help="Side of a crop; by default what --model wants.")
+        int | None,
+        typer.Option("--image-size", metavar="PX", help="Side of the crops, in pixels; by default that of --model."),
     ] = None,
     crop_margin: Annotated[
         int | None,
-        typer.Option("--crop-margin", metavar="PX", help="Added to the box in all, in pixels of the photo; likewise."),
+        typer.Option(
+            "--crop-margin",
+            metavar="PX",
+            help="Total width added to the box, in pixels of the photo; by default that of --model.",
+        ),
     ] = None,
     template: Annotated[
-        Template | None, typer.Option("--template", help="The widened box, or five points moved in place; likewise.")
+        Template | None,
+        typer.Option(
+            "--template", help="Cut out the box with its margin, or align five landmarks; by default that of --model."
+        ),
     ] = None,
     all_faces: Annotated[
-        bool, typer.Option("--all-faces", help="Keep every face of a photo, as NAME_0, NAME_1, ...")
+        bool, typer.Option("--all-faces", help="Save every face of a photo, as NAME_0, NAME_1, ...")
     ] = False,
     most_confident: Annotated[
-        bool, typer.Option("--most-confident", help="Keep the face the detector is surest of, not the central one.")
+        bool, typer.Option("--most-confident", help="Save the face with the highest score instead of the central one.")
     ] = False,
-    format: Annotated[Format, typer.Option("--format", help="PNG and WebP lose nothing.")] = Format.png,
+    format: Annotated[
+        Format, typer.Option("--format", help="Image format of the crops; png and webp are lossless.")
+    ] = Format.png,
     min_size: MinSize = DEFAULT_MIN_SIZE,
-    device: Annotated[Device, typer.Option("--device", help="Where the detector computes.")] = Device.auto,
-    parquet: Annotated[bool, typer.Option("--parquet", help="Write faces.parquet beside faces.csv.")] = False,
+    device: Annotated[Device, typer.Option("--device", help="Where the detector runs; auto is the CPU.")] = Device.auto,
+    parquet: Annotated[bool, typer.Option("--parquet", help="Write faces.parquet in addition to faces.csv.")] = False,
     bounding_boxes: Annotated[
-        bool, typer.Option("--bounding-boxes", help="Write bounding_boxes.txt as the 2018 aligner did.")
+        bool, typer.Option("--bounding-boxes", help="Write bounding_boxes.txt, as the 2018 aligner did.")
     ] = False,
     detector: DetectorName = None,
     model: Model = TUTORIAL_MODEL,
     ray: Ray = None,
 ) -> None:
-    """Find and cut out one face a photo, by default the one the 2018 aligner keeps: large and central.
+    """Find one face per photo and save it as a crop; by default the large and central face, as the 2018 aligner did.
 
-    Stopped, it goes on where it was when it is started again; started several times at once, the runs share the work.
-    What became of every photo is written to OUT/faces.csv, how crops were made to OUT/align.json. docs/scale.md tells of --ray
-    and of URLs.
+    Run an interrupted command again to resume it. Several runs at the same time share the work. OUT/faces.csv lists the
+    result of every photo, OUT/align.json records how the crops were made. docs/scale.md describes --ray and URLs.
     """
     from facespace.alignment import face_table
     from facespace.alignment.aligner import align_dataset, write_more_tables
@@ -91,7 +102,7 @@ def align(
     opened = open_model(model)
     spec, remarks, name = opened.spec, opened.remarks, opened.name
     finder = check_detector(detector or opened.detector)
-    del opened  # with the weights, which aligning does not need
+    del opened  # frees the weights, which aligning does not need
     for remark in remarks:
         say(remark)
     kind = template.value if template is not None else spec.template
@@ -107,12 +118,12 @@ def align(
         model=name,
     )
     if bounding_boxes and record.template != "box":
-        raise typer.BadParameter(f"crops of the template {record.template} are no boxes", param_hint="--bounding-boxes")
+        raise typer.BadParameter(f"needs the template box, got {record.template}", param_hint="--bounding-boxes")
     if parquet:
         face_table.check_parquet()
     check_places([raw, out])
     if (parquet or bounding_boxes) and is_url(out):
-        raise typer.BadParameter("--parquet and --bounding-boxes are written into local folders alone")
+        raise typer.BadParameter("--parquet and --bounding-boxes need a local folder as OUT")
     if ray is not None or is_url(raw) or is_url(out):
         summary = _align_in_parts(raw, out, record, device, ray)
     else:
@@ -138,12 +149,12 @@ def align(
     )
     if summary.n_unreadable:
         table = f"{shown(place)}/{face_table.CSV_NAME}"
-        print(f"facespace: see the rows `unreadable` of {table}", file=sys.stderr)
+        print(f"facespace: unreadable photos have the status `unreadable` in {table}", file=sys.stderr)
         raise typer.Exit(1)
 
 
 def _align_in_parts(raw: str, out: str, record: CropRecord, device: Device, ray: str | None) -> Summary:
-    """The same on the workers of a cluster, or from and to stores."""
+    """Align on the workers of a cluster, or from and to URLs."""
     import time
 
     from facespace.alignment.aligner import check_apart, summarize

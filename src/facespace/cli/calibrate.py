@@ -1,4 +1,4 @@
-"""facespace calibrate: the similarity to reach, chosen on one's own labelled photos."""
+"""facespace calibrate: choose thresholds on your own labelled photos."""
 
 from __future__ import annotations
 
@@ -23,13 +23,18 @@ if TYPE_CHECKING:
 def calibrate(
     file: Annotated[
         str,
-        typer.Argument(metavar="FILE", help="A gallery, or a classifier of `classify train`; or a server's address."),
+        typer.Argument(
+            metavar="FILE", help="A gallery (a file or a server address), or a classifier from `classify train`."
+        ),
     ],
     photos: Annotated[
-        Path, typer.Argument(metavar="PHOTOS", help="A folder a person; whom FILE does not know is a stranger.")
+        Path,
+        typer.Argument(
+            metavar="PHOTOS", help="A folder of folders, one per person. People who are not in FILE are strangers."
+        ),
     ],
     rate: Annotated[
-        float, typer.Option("--rate", metavar="R", help="Share of strangers' faces that may be given a name.")
+        float, typer.Option("--rate", metavar="R", help="Target share of strangers' faces that are given a name.")
     ] = CLASSIFY_RATE,
     aligned: Aligned = False,
     collection: Collection = "default",
@@ -37,9 +42,9 @@ def calibrate(
     device: EmbeddingDevice = Device.auto,
     model: OptionalModel = None,
 ) -> None:
-    """Choose how similar a face must be, on labelled photos that were not enrolled, and store it with its evidence."""
+    """Choose the threshold on labelled photos that were not enrolled, and store it in FILE with the measured rates."""
     if not 0 < rate < 1:
-        raise typer.BadParameter(f"wants a share between 0 and 1, for instance 0.01; got {rate}", param_hint="--rate")
+        raise typer.BadParameter(f"must be between 0 and 1, for instance 0.01, got {rate}", param_hint="--rate")
     from facespace.pipeline.people import read_people
 
     gallery = _is_gallery(file)
@@ -48,7 +53,7 @@ def calibrate(
     if not gallery:
         from facespace.identification.classifier import Classifier
 
-        Classifier.load(Path(file), embedder)  # told before the work, not after it
+        Classifier.load(Path(file), embedder)  # so that a wrong file is reported before the work
     people = read_people(photos, embedder, aligned=aligned, progress=progress)
     report = Report()
     for path, reason in people.failed:
@@ -65,16 +70,16 @@ def calibrate(
         span = f"{low:.4f}" if f"{low:.4f}" == f"{high:.4f}" else f"{low:.4f} to {high:.4f} by person"
         write_line(f"{found['n_known']} photos of known people, {found['n_strangers']} of strangers")
         if found["n_enrolled_left_out"]:
-            write_line(f"{found['n_enrolled_left_out']} photos left out: they are enrolled themselves")
+            write_line(f"{found['n_enrolled_left_out']} photos left out because they are enrolled")
         for name, words in (
-            ("known_named_right", "known people named right"),
+            ("known_named_right", "known people named correctly"),
             ("known_rejected", "known people called unknown"),
             ("unknown_detected", "strangers called unknown"),
         ):
             share = found[name]
             if share["n"]:
                 write_line(f"  {words:28} {share['share']:.4f}  (95 % {share['low']:.3f} to {share['high']:.3f})")
-        write_line(f"similarity to reach {span}, for {rate:g} of strangers named -> {plain_text(file)}")
+        write_line(f"threshold {span}, for {rate:g} of strangers named -> {plain_text(file)}")
     report.finish()
 
 

@@ -1,4 +1,4 @@
-"""facespace classify: learn people from folders, test, and name the faces of photos."""
+"""facespace classify: train a classifier on folders of people, test it, and name the faces of photos."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from facespace.cli.shared.options import (
     Json,
     MinSize,
     OptionalModel,
+    PhotosAndVideos,
     Repeats,
-    Sights,
     Subtitles,
     TryRotations,
 )
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 class Method(str, Enum):
-    """What chooses the person a face is most like."""
+    """How the nearest person of a face is chosen."""
 
     centroid = "centroid"
     knn = "knn"
@@ -49,47 +49,56 @@ class Method(str, Enum):
 
 
 app = typer.Typer(
-    help="Learn people from folders of photos, and name faces or call them unknown.", no_args_is_help=True
+    help="Train a classifier on folders of photos, and name faces or call them unknown.", no_args_is_help=True
 )
 
 Folder = Annotated[
-    Path, typer.Argument(metavar="DIR", help="A folder of folders, one a person: photos, or crops of facespace align.")
+    Path,
+    typer.Argument(
+        metavar="DIR", help="A folder of folders, one per person, with photos or crops from facespace align."
+    ),
 ]
 ReportFolder = Annotated[
-    Path | None, typer.Option("--report", metavar="DIR", help="Write report.html and report.json there.")
+    Path | None, typer.Option("--report", metavar="DIR", help="Write report.html and report.json to this folder.")
 ]
-ClassifierFile = Annotated[Path, typer.Argument(metavar="FILE", help="A classifier of `facespace classify train`.")]
-_SHOWN = 20
+ClassifierFile = Annotated[Path, typer.Argument(metavar="FILE", help="A classifier from `facespace classify train`.")]
+_MAX_SHOWN = 20  # wrong predictions that are printed
 
 
 @app.command()
 def train(
     folder: Folder,
-    output: Annotated[Path, typer.Option("--output", metavar="FILE", help="The classifier to write.")],
+    output: Annotated[Path, typer.Option("--output", metavar="FILE", help="The classifier file to write.")],
     method: Annotated[
-        Method, typer.Option("--method", help="What names; strangers are told by similarity whatever it is.")
+        Method,
+        typer.Option(
+            "--method", help="How the nearest person is chosen; every method rejects strangers by similarity."
+        ),
     ] = Method.centroid,
     rate: Annotated[
-        float, typer.Option("--rate", metavar="R", help="Share of strangers' faces that may be given a name.")
+        float, typer.Option("--rate", metavar="R", help="Target share of strangers' faces that are given a name.")
     ] = CLASSIFY_RATE,
     closed_set: Annotated[
-        bool, typer.Option("--closed-set", help="Give everybody a name, as the 2018 program did.")
+        bool, typer.Option("--closed-set", help="Give every face a name, as the 2018 program did.")
     ] = False,
     split: Annotated[
         int | None,
-        typer.Option("--split", metavar="N", min=1, help="Learn from N photos of each person, test on the others."),
+        typer.Option("--split", metavar="N", min=1, help="Train on N photos of each person and test on the others."),
     ] = None,
     min_images: Annotated[
         int | None,
         typer.Option(
-            "--min-images", metavar="N", min=1, help="Leave out who has fewer; with --split N by default N + 1."
+            "--min-images",
+            metavar="N",
+            min=1,
+            help="Leave out people with fewer photos; by default 1, with --split N it is N + 1.",
         ),
     ] = None,
     seed: Annotated[
-        int, typer.Option("--seed", metavar="S", help="What --split and the held-out photos are drawn by.")
+        int, typer.Option("--seed", metavar="S", help="Random seed of --split and of the held-out photos.")
     ] = 0,
     test_data: Annotated[
-        Path | None, typer.Option("--test-data", metavar="DIR", help="Test on this folder, matched by people's names.")
+        Path | None, typer.Option("--test-data", metavar="DIR", help="Test on this folder; people are matched by name.")
     ] = None,
     aligned: Aligned = False,
     report: ReportFolder = None,
@@ -97,15 +106,14 @@ def train(
     device: EmbeddingDevice = Device.auto,
     model: OptionalModel = None,
 ) -> None:
-    """Learn the people of DIR. Known photos are not computed again when FILE is there already.
+    """Train a classifier on the people of DIR, and print its error rates, measured with photos and people held out.
 
-    Prints what was measured with photos and whole people held out. Run again after adding or removing a person's
-    folder, it takes a moment.
+    If FILE exists already, only photos that are not in it are embedded, so adding or removing a person is quick.
     """
     if not 0 < rate < 1:
-        raise typer.BadParameter(f"wants a share between 0 and 1, for instance 0.01; got {rate}", param_hint="--rate")
+        raise typer.BadParameter(f"must be between 0 and 1, for instance 0.01, got {rate}", param_hint="--rate")
     if split is not None and test_data is not None:
-        raise typer.BadParameter("wants either --split or --test-data")
+        raise typer.BadParameter("--split and --test-data exclude each other")
     if not output.parent.is_dir():
         raise typer.BadParameter(f"the folder {output.parent} does not exist", param_hint="--output")
     from facespace.identification import classifier_report
@@ -127,8 +135,8 @@ def train(
     if not kept:
         most = max(map(list(people.names).count, set(people.names)), default=0)
         raise ValueError(
-            f"{plain_text(str(folder))}: nobody has {least} photos with a face to learn from, the most are {most}; give "
-            "fewer with --min-images or --split"
+            f"{plain_text(str(folder))}: no person has {least} photos with a face, the largest number is {most}; give "
+            "a lower number with --min-images or --split"
         )
     classifier = Classifier(method.value, rate=rate, closed_set=closed_set, seed=seed)
     classifier.fit(
@@ -175,7 +183,7 @@ def test(
     device: EmbeddingDevice = Device.auto,
     model: OptionalModel = None,
 ) -> None:
-    """Name the faces of DIR and compare with the names of its folders; whoever was not learned is a stranger."""
+    """Test a classifier on the people of DIR. People it was not trained on count as strangers."""
     from facespace.identification import classifier_report
     from facespace.identification.classifier import Classifier
     from facespace.identification.classifier_evaluation import evaluate_classifier
@@ -189,7 +197,7 @@ def test(
     failures = Report()
     people = _read(folder, embedder, aligned, _learned(classifier), failures)
     if not len(people.names):
-        raise ValueError(f"{plain_text(str(folder))}: no face in any of its photos; nothing to test on")
+        raise ValueError(f"{plain_text(str(folder))}: no face was found in any of its photos; nothing to test on")
     tried = evaluate_classifier(classifier, people.embeddings, list(people.names))
     if report is not None:
         faces = _portraits(people, classifier, embedder)
@@ -199,14 +207,14 @@ def test(
     else:
         seen = set(classifier.digests_) & set(people.digests)
         if seen:
-            write_line(f"note: {len(seen)} of these photos were learned from; the figures flatter")
+            write_line(f"note: {len(seen)} of these photos were used in training, so the accuracy is too optimistic")
         wrong = [k for k in range(len(people.names)) if not tried.right(k)]
-        for k in wrong[:_SHOWN]:
+        for k in wrong[:_MAX_SHOWN]:
             write_line(
                 f"  wrong: {plain_text(people.paths[k])}: {classifier_report.prediction_in_words(tried.predictions[k])}"
             )
-        if len(wrong) > _SHOWN:
-            write_line(f"  and {len(wrong) - _SHOWN} more; --report or --json has all")
+        if len(wrong) > _MAX_SHOWN:
+            write_line(f"  and {len(wrong) - _MAX_SHOWN} more; --report and --json list all")
         for line in classifier_report.tried_in_words(tried):
             write_line(line)
     failures.finish()
@@ -215,7 +223,7 @@ def test(
 @app.command()
 def predict(
     file: ClassifierFile,
-    images: Sights = None,
+    images: PhotosAndVideos = None,
     camera: Camera = None,
     json: Json = False,
     draw: Draw = None,
@@ -227,10 +235,10 @@ def predict(
     device: EmbeddingDevice = Device.auto,
     model: OptionalModel = None,
 ) -> None:
-    """Name every face of whole photos and videos, or call it unknown."""
-    from facespace.cli.shared.name_files import check_sights, name_files
+    """Name every face in photos and videos, or call it unknown."""
+    from facespace.cli.shared.name_files import check_inputs, name_files
 
-    sights = check_sights(images, camera, draw, subtitles)
+    inputs = check_inputs(images, camera, draw, subtitles)
     from facespace.identification.classifier import Classifier
 
     embedder = load_embedder(model, device.value, made_with=model_of_classifier(file))
@@ -238,14 +246,14 @@ def predict(
     say_if_people_are_alike(embedder, classifier.templates_)
     report = Report()
     name_files(
-        sights, classifier.predict, embedder, camera=camera, json=json, draw=draw, every=every, subtitles=subtitles,
+        inputs, classifier.predict, embedder, camera=camera, json=json, draw=draw, every=every, subtitles=subtitles,
         min_size=min_size, report=report, repeats=repeats, try_rotations=try_rotations,
     )  # fmt: skip
     report.finish()
 
 
 def _read(folder: Path, embedder: Embedder, aligned: bool, known: dict[str, Any], failures: Report) -> People:
-    """The folder's faces; files that gave none are told, and so is whoever is left without any."""
+    """Read the faces of a folder. Photos and people without a face are reported."""
     from facespace.pipeline.people import read_people
 
     people = read_people(folder, embedder, aligned=aligned, known=known, progress=progress)
@@ -257,12 +265,12 @@ def _read(folder: Path, embedder: Embedder, aligned: bool, known: dict[str, Any]
         failures.fail(str(folder / name), "no photo with a face; this person is left out")
     for how in people.prepared:
         if not how.endswith("as they are"):
-            say(f"{folder}: of the crops, {people.prepared[how]}: {how}")
+            say(f"{folder}: {people.prepared[how]} crops: {how}")
     return people
 
 
 def _portraits(people: People, classifier: Classifier, embedder: Embedder) -> dict[str, Image]:
-    """A face of each person that the report shows."""
+    """Return a face of each person shown in the report."""
     from facespace.detection.factory import create_detector
     from facespace.identification.classifier_report import PEOPLE_SHOWN, THUMBNAIL
     from facespace.pipeline.people import portraits
@@ -273,16 +281,16 @@ def _portraits(people: People, classifier: Classifier, embedder: Embedder) -> di
 
 
 def _known(output: Path, embedder: Embedder) -> dict[str, npt.NDArray[np.float32]]:
-    """Embeddings by digest of a classifier that is there already, to be learned anew; {} where it is of another model."""
+    """Return the embeddings by digest of an existing classifier; empty if it was made with another model."""
     from facespace.embedding.compatibility import other_model
     from facespace.identification.classifier import Classifier
 
     if not output.exists():
         return {}
-    before = Classifier.load(output)  # a file that is no classifier is not overwritten
+    before = Classifier.load(output)  # raises an error for any other file, which is not overwritten
     return {} if other_model(before.model_, embedder) else _learned(before)
 
 
 def _learned(classifier: Classifier) -> dict[str, npt.NDArray[np.float32]]:
-    """The embeddings a classifier was fitted to, by digest."""
+    """Return the embeddings that a classifier was fitted to, by digest."""
     return dict(zip(classifier.digests_, classifier.embeddings_, strict=True))

@@ -1,4 +1,4 @@
-"""facespace cluster: photos of people nobody has named, grouped by person."""
+"""facespace cluster: group unlabelled faces by person."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from facespace.embedding.embedder import Embedder
     from facespace.pipeline.photos import Photo
 
-_AT_ONCE = 4096  # groups looked for in a gallery
+_PER_SEARCH = 4096  # groups identified in one call
 
 
 class Method(str, Enum):
@@ -49,7 +49,7 @@ class Method(str, Enum):
 
 
 class PhotosOption(str, Enum):
-    """What becomes of the photos."""
+    """Whether whole photos are added to the folders."""
 
     none = "none"
     copy = "copy"
@@ -59,21 +59,28 @@ class PhotosOption(str, Enum):
 def cluster(
     context: typer.Context,
     images: Images,
-    output: Annotated[Path, typer.Option("--output", metavar="DIR", help="Where a folder a person is made.")],
+    output: Annotated[
+        Path, typer.Option("--output", metavar="DIR", help="The folder to write to, with one folder per person.")
+    ],
     method: Annotated[
         Method,
-        typer.Option("--method", help="Average linkage, Chinese whispers, or DBSCAN with one face a core."),
+        typer.Option("--method", help="Average linkage, Chinese whispers, or DBSCAN with min_samples 1."),
     ] = Method.whispers,
     threshold: Annotated[
         float | None,
         typer.Option(
-            "--threshold", metavar="T", min=0.01, max=1, help="Similarity to reach; by default from the model's table."
+            "--threshold",
+            metavar="T",
+            min=0.01,
+            max=1,
+            help="Similarity from which two faces are joined; by default from the calibration of the model.",
         ),
     ] = None,
     gallery: OptionalGallery = None,
     collection: Collection = "default",
     photos: Annotated[
-        PhotosOption, typer.Option("--photos", help="Put whole photos too into each person's folder.")
+        PhotosOption,
+        typer.Option("--photos", help="Copy or link whole photos to each person's folder, in addition to the faces."),
     ] = PhotosOption.none,
     repeats: Repeats = False,
     json: Json = False,
@@ -83,10 +90,10 @@ def cluster(
     model: OptionalModel = None,
     ray: Ray = None,
 ) -> None:
-    """Find the faces of photos and put them into folders, one a person, the largest first.
+    """Find the faces in photos and sort them into folders, one per person, the largest group first.
 
-    Run again with more photos, what is known is not computed again, and new faces join the old groups. A folder may
-    be given another name meanwhile. With --ray every node must see photos and DIR; docs/scale.md tells more.
+    Run it again with more photos: known photos are not processed again, and new faces join the existing groups. You may
+    rename the folders between runs. With --ray, every node must have access to the photos and DIR; see docs/scale.md.
     """
     from facespace.clustering.algorithms import pair_threshold_for, threshold_for
     from facespace.clustering.disk_graph import pairs_of_all_shards
@@ -100,7 +107,7 @@ def cluster(
     embedder = load_embedder(model, device.value, made_with=made_with)
     if threshold is None and embedder.calibration is None:
         raise calibration.missing(embedder.name)
-    if gallery:  # one that is missing, or of another model, is told before the work
+    if gallery:  # so that a missing gallery, or one of another model, is reported before the work
         open_gallery(gallery, embedder, collection=collection).close()
     output.mkdir(parents=True, exist_ok=True)
     context.with_resource(_alone(output))
@@ -114,7 +121,7 @@ def cluster(
     def keep(photo: Photo, digest: str) -> None:
         if photo.turned:
             say(f"{photo.path}{turned(photo)}")
-        if ray is None:  # else the workers have kept it
+        if ray is None:  # with Ray, the workers have saved it
             keep_picture(output, photo, digest)
 
     def find(digests: Mapping[str, str]) -> Iterator[Photo]:
@@ -133,13 +140,13 @@ def cluster(
         ):  # fmt: skip
             report.fail(path, reason, json=json)
     except BaseException:
-        if ray is None:  # stopped, it goes on here; parts are taken in all or none
+        if ray is None:  # an interrupted run resumes from here; with Ray, finished parts are kept
             groups.save(state, embedder)
         raise
     groups.save(state, embedder)
     shutil.rmtree(output / FINDING, ignore_errors=True)
     if not groups.photo:
-        raise ValueError(f"no faces in {len(groups.photos)} photos; there is nothing to group")
+        raise ValueError(f"no faces were found in {len(groups.photos)} photos; there is nothing to group")
     pair_threshold = threshold
     if threshold is None:
         assert embedder.calibration is not None
@@ -158,7 +165,7 @@ def cluster(
         )
     names = _names(groups, gallery, collection, embedder) if gallery else {}
     shutil.rmtree(output / STAGES, ignore_errors=True)
-    groups.save(state, embedder)  # before what follows from it: stopped from here on, the next run completes it
+    groups.save(state, embedder)  # saved first, so that the next run can complete an interrupted one
     places = write_folders(output, groups, names, photos=photos.value)
     write_table(output, groups, places)
     sheet = write_sheet(output, groups, places)
@@ -180,14 +187,12 @@ def cluster(
     else:
         write_line(
             f"{len(groups.photo)} faces in {len(groups.photos)} photos ({n_before} known before): {len(people)} people, "
-            f"{sum(places[group].name == ALONE for group in groups.group.tolist())} faces like no other, "
-            f"{sum(places[group].name == POOR for group in groups.group.tolist())} too poor to be grouped"
+            f"{sum(places[group].name == ALONE for group in groups.group.tolist())} faces without a group, "
+            f"{sum(places[group].name == POOR for group in groups.group.tolist())} of too poor quality"
         )
         if n_before:
-            write_line(f"{n_joined} new faces joined old groups")
-        write_line(
-            f"method {method.value}, similarity to reach {threshold:.4f}, of two faces alone {pair_threshold:.4f}"
-        )
+            write_line(f"{n_joined} new faces joined existing groups")
+        write_line(f"method {method.value}, threshold {threshold:.4f}, for groups of two faces {pair_threshold:.4f}")
         write_line(f"-> {plain_text(str(sheet))}")
     report.finish()
 
@@ -201,7 +206,7 @@ def _find_in_parts(
     try_rotations: bool,
     ray: str | None,
 ) -> Iterator[Photo]:
-    """The faces of photos, found on Ray. The pictures of faces are kept there, so these photos have no pixels."""
+    """Find the faces of photos on Ray. The workers save the images of the faces, so these photos have no pixels."""
     from facespace.clustering.folders import tidy
     from facespace.distribution.clustering import FindingWork, begin, read_photos
 
@@ -213,12 +218,12 @@ def _find_in_parts(
     )  # fmt: skip
     work, plan = begin(work, digests)
     compute_with_progress(work, plan, ray, "finding faces")
-    tidy(output)  # of workers that were lost
+    tidy(output)  # files of workers that were lost
     yield from read_photos(work, plan)
 
 
 def _find_pairs_in_parts(folder: Path, n_shards: int, threshold: float, *, ray: str | None) -> Iterator[int]:
-    """`clustering.disk_graph.pairs_of_all_shards` on Ray."""
+    """Run `clustering.disk_graph.pairs_of_all_shards` on Ray."""
     from facespace.distribution.clustering import PairsWork
     from facespace.distribution.parts import compute_parts
     from facespace.distribution.plan import Plan
@@ -231,7 +236,7 @@ def _find_pairs_in_parts(folder: Path, n_shards: int, threshold: float, *, ray: 
 
 @contextlib.contextmanager
 def _alone(output: Path) -> Iterator[None]:
-    """While this runs, another `cluster` on the same folder is told to wait."""
+    """Lock the folder. Raises `DatasetError` if another `cluster` has locked it."""
     from filelock import FileLock, Timeout
 
     try:
@@ -239,12 +244,12 @@ def _alone(output: Path) -> Iterator[None]:
             yield
     except Timeout:
         raise DatasetError(
-            f"{plain_text(str(output))}: another cluster is at work in this folder; wait until it has ended"
+            f"{plain_text(str(output))}: another `facespace cluster` is using this folder; wait until it has ended"
         ) from None
 
 
 def _names(groups: FaceGroups, gallery: str, collection: str, embedder: Embedder) -> dict[int, str]:
-    """The name of every group whose mean face a gallery knows."""
+    """Return the name of every group that a gallery identifies by its mean embedding."""
     import numpy as np
 
     from facespace.identification.open_set import templates
@@ -253,8 +258,8 @@ def _names(groups: FaceGroups, gallery: str, collection: str, embedder: Embedder
     names: dict[int, str] = {}
     with open_gallery(gallery, embedder, collection=collection) as people:
         means = templates(places.reshape(-1), groups.embeddings(), len(ids))
-        for start in range(0, len(ids), _AT_ONCE):
-            rows = slice(start, start + _AT_ONCE)
+        for start in range(0, len(ids), _PER_SEARCH):
+            rows = slice(start, start + _PER_SEARCH)
             for group, match in zip(ids[rows].tolist(), people.identify(means[rows]), strict=True):
                 if match.name:
                     names[group] = match.name

@@ -1,4 +1,4 @@
-"""facespace convert: models of other programs as model folders."""
+"""facespace convert: convert models of other programs to model folders."""
 
 from __future__ import annotations
 
@@ -16,28 +16,26 @@ def convert(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="A TensorFlow 1 .pb or checkpoint folder, ONNX, weights of torch, or the name of a model.",
+            help="A TensorFlow 1 .pb or checkpoint folder, an ONNX file, torch weights, or a model name.",
         ),
     ],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The model folder to write; it must not be there yet.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The model folder to write; it must not exist.")],
     input_spec: Annotated[
         str | None,
         typer.Option(
             "--input-spec",
             metavar="facenet-2018|facenet-2017|arcface-112|FILE.json",
-            help="What the network was trained to see, where its format does not tell.",
+            help="The preprocessing of the network, if its file does not define it.",
         ),
     ] = None,
     crops: Annotated[
         Path | None,
-        typer.Option("--crops", metavar="DIR", help="Aligned crops: batch norms that were folded away come back."),
+        typer.Option("--crops", metavar="DIR", help="Aligned crops, from which folded batch norms are restored."),
     ] = None,
-    name: Annotated[
-        str | None, typer.Option("--name", help="How the model calls itself; by default the file's.")
-    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the model; by default that of the file.")] = None,
     json: Json = False,
 ) -> None:
-    """Make a model folder of a model in another format; --model takes it from then on."""
+    """Convert a model to a model folder, which --model accepts."""
     from facespace.conversion.converter import convert as convert_model
     from facespace.faces.input_spec import INPUT_SPECS, describe_spec
     from facespace.models.spec_file import read_spec
@@ -48,7 +46,7 @@ def convert(
     elif input_spec is not None:
         if not Path(input_spec).is_file():
             raise typer.BadParameter(
-                f"neither a preset ({', '.join(INPUT_SPECS)}) nor a file: {input_spec}", param_hint="--input-spec"
+                f"must be a preset ({', '.join(INPUT_SPECS)}) or a file, got {input_spec}", param_hint="--input-spec"
             )
         spec = read_spec(Path(input_spec))
     conversion = convert_model(source, out, input_spec=spec, crops=crops, name=name)
@@ -58,8 +56,8 @@ def convert(
         return
     for remark in conversion.remarks:
         write_line(remark)
-    network = record.backbone or "a network of its own"
+    network = record.backbone or "unknown network"
     write_line(
-        f"{record.source['format']}: {network}, {record.dimension} numbers a face, "
+        f"{record.source['format']}: {network}, {record.dimension} dimensions, "
         f"input {describe_spec(record.input_spec)} -> {out} ({', '.join(record.files)})"
     )

@@ -1,4 +1,4 @@
-"""facespace dataset: what is wrong with a training set, putting it right, and its way from format to format."""
+"""facespace dataset: check a training set, clean it, and convert it to another format."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ app = typer.Typer(help="Check a dataset of faces, clean it, convert it.", no_arg
 
 
 class Format(str, Enum):
-    """How a dataset is stored."""
+    """The format of a dataset."""
 
     folder = "folder"
     recordio = "recordio"
@@ -44,59 +44,83 @@ def _dataset() -> None:
 
 @app.command()
 def check(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Aligned crops, one folder a person.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Aligned crops, one folder per person.")],
     output: Annotated[
-        Path | None, typer.Option("--output", metavar="REPORT_DIR", help="Where to report; by default DIR-check.")
+        Path | None,
+        typer.Option("--output", metavar="REPORT_DIR", help="The folder to write the report to; by default DIR-check."),
     ] = None,
     against: Annotated[
         Path | None,
-        typer.Option("--against", metavar="EVALDIR", help="An evaluation set to share nobody with: class folders."),
+        typer.Option(
+            "--against",
+            metavar="EVALDIR",
+            help="Class folders of an evaluation set; people of DIR who are also in it are reported.",
+        ),
     ] = None,
     against_crops: Annotated[
-        bool, typer.Option("--against-crops", help="EVALDIR holds crops like DIR's, though it has no align.json.")
+        bool,
+        typer.Option("--against-crops", help="Treat EVALDIR as crops like those of DIR, even without an align.json."),
     ] = False,
     threshold: Annotated[
         float | None,
         typer.Option(
-            "--threshold", metavar="S", min=0, max=1, help="Similarity from which people of both are the same."
+            "--threshold",
+            metavar="S",
+            min=0,
+            max=1,
+            help="Similarity from which people of DIR and EVALDIR are the same.",
         ),
     ] = None,
     min_images: Annotated[
-        int, typer.Option("--min-images", metavar="N", min=1, help="Identities with fewer images are dropped.")
+        int,
+        typer.Option(
+            "--min-images",
+            metavar="N",
+            min=1,
+            help="Smallest number of images of an identity; those with fewer are dropped.",
+        ),
     ] = 2,
     device: EmbeddingDevice = Device.auto,
     model: OptionalModel = None,
     apply: Annotated[
         Path | None,
-        typer.Option("--apply", metavar="LIST.csv", help="Check nothing: move what this list marks `drop` out of DIR."),
+        typer.Option(
+            "--apply",
+            metavar="LIST.csv",
+            help="Do not check, but move the files that this list marks `drop` out of DIR.",
+        ),
     ] = None,
     moved_to: Annotated[
         Path | None,
-        typer.Option("--moved-to", metavar="FOLDER", help="Where --apply moves to; by default DIR-dropped."),
+        typer.Option(
+            "--moved-to", metavar="FOLDER", help="The folder that --apply moves files to; by default DIR-dropped."
+        ),
     ] = None,
 ) -> None:
-    """Find damaged files, copies, likely wrong labels, small identities and people of an evaluation set.
+    """Find damaged files, copies, likely wrong labels, small identities, and people who are also in an evaluation set.
 
-    Writes report.html, report.json and keep_drop.csv, one line a file with a proposal to keep or to drop it. Nothing
-    is changed until that list, edited or not, is given to --apply, which moves files and deletes none.
+    Writes report.html, report.json and keep_drop.csv, which proposes to keep or drop each file. Edit that list if needed,
+    and give it to --apply, which moves files but deletes none. Without --apply, DIR is not changed.
     """
-    beside = Path(os.path.realpath(folder))
+    real_folder = Path(os.path.realpath(folder))
     if apply is not None:
-        _apply(folder, apply, moved_to or beside.with_name(f"{beside.name}-dropped"))
+        _apply(folder, apply, moved_to or real_folder.with_name(f"{real_folder.name}-dropped"))
         return
     if moved_to is not None:
-        raise typer.BadParameter("is for --apply", param_hint="--moved-to")
+        raise typer.BadParameter("can only be used with --apply", param_hint="--moved-to")
     if against is None and (threshold is not None or against_crops):
         option = "--threshold" if threshold is not None else "--against-crops"
-        raise typer.BadParameter("is for --against", param_hint=option)
+        raise typer.BadParameter("can only be used with --against", param_hint=option)
 
     from facespace.curation.checker import check as check_dataset
     from facespace.curation.keep_drop import inside
     from facespace.curation.report import counts, write_report
 
-    output = output or beside.with_name(f"{beside.name}-check")
+    output = output or real_folder.with_name(f"{real_folder.name}-check")
     if inside(str(output), str(folder)):
-        raise typer.BadParameter("must not lie inside DIR, where it would be a class", param_hint="--output")
+        raise typer.BadParameter(
+            "must not be inside DIR, where it would count as a class folder", param_hint="--output"
+        )
     findings = check_dataset(
         folder, load_embedder(model, device.value, made_with=model_of_crops(folder) or TUTORIAL_MODEL), against=against, against_crops=against_crops, threshold=threshold,
         min_images=min_images, progress=progress,
@@ -115,7 +139,7 @@ def _apply(folder: Path, listed: Path, moved_to: Path) -> None:
     applied = apply_list(read_list(listed), folder, moved_to, progress=progress)
     report = Report()
     for file in applied.unknown:
-        report.fail(file, "listed, but neither in the dataset nor among what was moved")
+        report.fail(file, "listed, but neither in the dataset nor among the moved files")
     for file, reason in applied.failed:
         report.fail(file, reason)
     before = f", {applied.n_moved_before} moved before" if applied.n_moved_before else ""
@@ -129,30 +153,35 @@ def convert(
         list[str],
         typer.Argument(
             metavar="IN",
-            help="Class folders, .rec, TFRecord, tar or Parquet files, an MS-Celeb-1M .tsv; several, or A:B, become one.",
+            help="Class folders, .rec, TFRecord, tar or Parquet files, or an MS-Celeb-1M .tsv. Several, or A:B, are joined.",
         ),
     ],
-    output: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to make.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
     to: Annotated[Format, typer.Option("--to", help="The format to write.")],
     shard_images: Annotated[
-        int, typer.Option("--shard-images", metavar="N", min=1, help="Images in a file of webdataset or parquet.")
+        int,
+        typer.Option(
+            "--shard-images", metavar="N", min=1, help="Largest number of images in a file of webdataset or parquet."
+        ),
     ] = 10_000,
     shard_mb: Annotated[
-        int, typer.Option("--shard-mb", metavar="MB", min=1, help="Size from which such a file is finished.")
+        int, typer.Option("--shard-mb", metavar="MB", min=1, help="Size at which such a file is closed, in megabytes.")
     ] = 1000,
     json: Json = False,
     ray: Ray = None,
 ) -> None:
-    """Write a dataset in another format, images unchanged to the byte, and read it back to be sure.
+    """Convert a dataset to another format without changing the image files, and read it back to check it.
 
-    Stopped, it goes on where it was when it is started again. OUT appears when all of it is right; what it holds is
-    told by OUT/convert.json. --ray writes class folders, webdataset and parquet; docs/scale.md tells more.
+    Run an interrupted command again to resume it. OUT appears when it is complete and checked; OUT/convert.json describes
+    it. --ray can write class folders, webdataset and parquet; see docs/scale.md.
     """
     from facespace.datasets.convert import RECORD_NAME, convert_dataset
     from facespace.datasets.writing import IN_PARTS
 
     if ray is not None and to.value not in IN_PARTS:
-        raise typer.BadParameter(f"{to.value} is one file, which one process writes", param_hint="--ray")
+        raise typer.BadParameter(
+            f"cannot write {to.value}, which is one file written by one process", param_hint="--ray"
+        )
     sizes: dict[str, Any] = {"shard_images": shard_images, "shard_bytes": shard_mb * 10**6}
     try:
         with contextlib.ExitStack() as ends:
@@ -169,7 +198,7 @@ def convert(
         print(f"facespace: {len(made.renamed)} names were changed; see `renamed` in {record}", file=sys.stderr)
     if made.n_unrecognised:
         print(
-            f"facespace: files of no known kind of image, copied as they are: {made.n_unrecognised}",
+            f"facespace: files in no known image format, copied unchanged: {made.n_unrecognised}",
             file=sys.stderr,
         )
     rate = made.n_here / made.seconds
@@ -180,7 +209,7 @@ def convert(
             "n_here": made.n_here, "seconds": round(made.seconds, 3), "checksum": made.checksum,
         })  # fmt: skip
         return
-    speed = f"{rate:.1f} images/s" if made.n_here else "made before"
+    speed = f"{rate:.1f} images/s" if made.n_here else "already complete"
     write_line(
         f"{made.n_images} images of {made.n_identities} people, {speed} -> {plain_text(str(output))}; "
         f"checksum {made.checksum}"
@@ -188,7 +217,7 @@ def convert(
 
 
 def _writer_in_parts(sources: list[str], session: Session | None) -> Write:
-    """What writes the images of a dataset by the workers of a session."""
+    """Return a function that writes the images of a dataset on the workers of a session."""
     import functools
 
     from facespace.datasets.opening import paths_of

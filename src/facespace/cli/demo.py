@@ -1,4 +1,4 @@
-"""facespace demo: everything at once, on pictures that are there already."""
+"""facespace demo: enroll, identify and draw, on images from installed packages."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from facespace.cli.shared.output import write_line
 
 
 def demo(
-    output: Annotated[Path, typer.Option("--output", metavar="DIR", help="Where to write picture and gallery.")] = Path(
-        "facespace-demo"
-    ),
+    output: Annotated[
+        Path, typer.Option("--output", metavar="DIR", help="The folder to write the picture and the gallery to.")
+    ] = Path("facespace-demo"),
 ) -> None:
-    """Enrol two people, identify a group picture they stand in, and draw what was found."""
+    """Enroll two people, identify them in a group picture, and draw the result."""
     from facespace.demo import PORTRAITS, run
 
     result = run(output)

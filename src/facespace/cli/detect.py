@@ -1,4 +1,4 @@
-"""facespace detect: where the faces are."""
+"""facespace detect: find the faces in photos."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def detect(
     detector: DetectorName = None,
     try_rotations: TryRotations = False,
 ) -> None:
-    """Find the faces in photos: box, score, five landmarks and quality of each."""
+    """Find the faces in photos, with the box, score and quality of each; --json adds the five landmarks."""
     from facespace.detection.factory import create_detector
     from facespace.faces.drawing import FOUND, numbered
     from facespace.pipeline.photos import find_images, process

@@ -1,4 +1,4 @@
-"""facespace doctor: what this installation is, and whether it computes what it should."""
+"""facespace doctor: print versions and settings, and test whether the models compute correctly."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _PACKAGES = (
 
 
 def doctor() -> None:
-    """Print versions, runtime and precision in use, and test the default model on this machine."""
-    import importlib.metadata  # not above: it takes a good part of every command's start
+    """Print the versions, runtime and precision in use, and test the default model on this machine."""
+    import importlib.metadata  # imported here, because it is slow
 
     write_line(f"python       {platform.python_version()} ({sys.executable})")
     write_line(f"system       {platform.platform()}")
@@ -50,7 +50,7 @@ def doctor() -> None:
         if os.environ.get(variable):
             write_line(f"{variable} = {os.environ[variable]}")
     write_line(
-        f"models       {home()} ({'there' if home().is_dir() else 'nothing in it yet'}; FACESPACE_HOME moves it)"
+        f"models       {home()} ({'exists' if home().is_dir() else 'does not exist yet'}; set FACESPACE_HOME to change it)"
     )
 
     from facespace.selftest import selftest
@@ -62,5 +62,5 @@ def doctor() -> None:
     for name, good, detail in result.checks:
         write_line(f"{'ok    ' if good else 'FAILED'}       {name}: {detail}")
     if not all(good for _, good, _ in result.checks):
-        write_line("This installation does not compute what it should: reinstall it in a fresh environment.")
+        write_line("This installation computes wrong results: reinstall it in a new environment.")
         raise typer.Exit(1)

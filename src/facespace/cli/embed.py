@@ -1,4 +1,4 @@
-"""facespace embed: faces as vectors, for programs of one's own."""
+"""facespace embed: write the embeddings of faces to files, for other programs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ def embed(
     output: Annotated[
         str,
         typer.Option(
-            "--output", metavar="FILE.npz|FOLDER", help="The NumPy archive to write, or a folder or URL for many."
+            "--output",
+            metavar="FILE.npz|FOLDER",
+            help="The NumPy archive to write; or a folder or URL, for many photos.",
         ),
     ],
     largest: Largest = False,
@@ -45,13 +47,13 @@ def embed(
     model: OptionalModel = None,
     ray: Ray = None,
 ) -> None:
-    """Write one row a face: arrays `path`, `box` (N,4), `score` (N,), `turned` (N,) and `embedding` (N,D) of unit length.
+    """Write one row per face: arrays `path`, `box` (N,4), `score` (N,), `turned` (N,) and `embedding` (N,D), of unit length.
 
-    Boxes are those of the photo after it was turned clockwise by `turned` degrees, which is 0 without --try-rotations.
-    Embeddings are what galleries compare: photo and mirror image together. The array `model` names the network.
+    Boxes refer to the photo turned clockwise by `turned` degrees, which is 0 without --try-rotations. Embeddings are those
+    that galleries compare: crop and mirror image added. The array `model` names the model.
 
-    Photos and output may be in a store (s3://, gs://). A folder gets an archive for every 64 photos, and an interrupted
-    command goes on from there. docs/scale.md tells of --ray and stores.
+    Photos and output may be URLs (s3://, gs://). In a folder, one archive is written per 64 photos; run an interrupted
+    command again to resume it. docs/scale.md describes --ray and URLs.
     """
     from facespace.distribution.storage import is_url
 
@@ -97,7 +99,7 @@ def embed(
 def _embed_in_parts(
     images: list[str], output: str, ray: str | None, *, folder: bool, device: Device, model: str | None, **options: Any
 ) -> None:
-    """The same, 64 photos at a time: into archives of a folder that stay, or of one beside FILE.npz until that is whole."""
+    """Embed in parts of 64 photos. Their archives stay in the output folder, or are joined to FILE.npz at the end."""
     from facespace.distribution.embedding import PER_PART, EmbeddingWork
     from facespace.distribution.plan import make_plan
     from facespace.distribution.storage import Folder, find_photos, is_url, shown
@@ -121,7 +123,7 @@ def _embed_in_parts(
 
 
 def _finish_folder(work: EmbeddingWork, plan: Plan, report: Report) -> int:
-    """Say what failed, and write it to `failures.csv`; the number of faces."""
+    """Report failed photos, also in `failures.csv`; return the number of faces."""
     import csv
 
     from facespace.distribution.embedding import read_parts
@@ -139,7 +141,7 @@ def _finish_folder(work: EmbeddingWork, plan: Plan, report: Report) -> int:
 
 
 def _finish_file(work: EmbeddingWork, plan: Plan, report: Report, output: str) -> int:
-    """Say what failed, join the archives into one and remove them; the number of faces."""
+    """Report failed photos, join the archives and remove them; return the number of faces."""
     import numpy as np
 
     from facespace.distribution.embedding import join_parts, read_parts

@@ -1,4 +1,4 @@
-"""facespace enroll: whom to know."""
+"""facespace enroll: add people to a gallery."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from facespace.identification.gallery import Gallery
     from facespace.pipeline.photos import Photo
 
-# What follows the reason for which a photo is left out; photos that cannot be read have their own.
+# Appended to the reason why a photo was left out.
 _WHAT_TO_DO = {
     "unreadable_image": "",
     "no_face": "; left out",
@@ -47,23 +47,25 @@ def enroll(
     context: typer.Context,
     gallery: GalleryOrServer = None,
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="The person's name.")] = None,
-    images: Annotated[list[str] | None, typer.Argument(metavar="IMAGE", help="Photos of that person alone.")] = None,
+    images: Annotated[list[str] | None, typer.Argument(metavar="IMAGE", help="Photos of that person.")] = None,
     folder: Annotated[
-        Path | None, typer.Option("--folder", metavar="DIR", help="Enrol one person a sub-folder, named like it.")
+        Path | None,
+        typer.Option(
+            "--folder", metavar="DIR", help="Enroll one person per sub-folder, with the name of the sub-folder."
+        ),
     ] = None,
     largest: Largest = False,
     any_quality: Annotated[
-        bool, typer.Option("--any-quality", help="Enrol faces too that are too small or too blurred to be recognised.")
+        bool,
+        typer.Option("--any-quality", help="Also enroll faces that are too small or too blurred to be recognised."),
     ] = False,
     external_id: ExternalId = None,
     metadata: Annotated[
-        str | None, typer.Option("--metadata", metavar="JSON", help="A small JSON object to keep with each photo.")
+        str | None, typer.Option("--metadata", metavar="JSON", help="A small JSON object to store with each photo.")
     ] = None,
     keep_crops: Annotated[
         bool,
-        typer.Option(
-            "--keep-crops", help="Keep the pictures of the faces, so that another model can embed them later."
-        ),
+        typer.Option("--keep-crops", help="Store the face crops, so that another model can embed them later."),
     ] = False,
     collection: Collection = "default",
     try_rotations: TryRotations = False,
@@ -75,20 +77,26 @@ def enroll(
     journal: Annotated[
         Path | None,
         typer.Option(
-            "--journal", metavar="FILE", help="Where a stopped run with --server is remembered.", show_default=False
+            "--journal",
+            metavar="FILE",
+            help="With --server: the file that records sent photos, to resume an interrupted run.",
+            show_default=False,
         ),
     ] = None,
     parallel: Annotated[
-        int, typer.Option("--parallel", metavar="N", min=1, max=64, help="Photos on their way to the server at once.")
+        int,
+        typer.Option(
+            "--parallel", metavar="N", min=1, max=64, help="With --server: number of photos sent at the same time."
+        ),
     ] = 4,
 ) -> None:
     """Add people to a gallery: `enroll --gallery G NAME IMAGE...` or `enroll --gallery G --folder DIR`.
 
-    With `--server URL` in the place of `--gallery G` photos are sent to a service, each once, whatever stops the run.
+    With `--server URL` instead of `--gallery G`, photos are sent to a service; a resumed run skips those already sent.
 
-    A photo without a face, or with a face too poor to be recognised, is reported and left out; far smaller faces in the
-    background do not count. Of several faces the one is taken that is clearly like the person's other photos. Enrolling a
-    photo twice changes nothing.
+    A photo without a face, or with a face of too poor quality, is reported and left out; much smaller faces in the
+    background are ignored. Of several faces, the one that clearly matches the person's other photos is used. Enrolling a
+    photo twice has no effect.
     """
     from facespace.datasets.formats.class_folders import read_class_folders
     from facespace.pipeline.photos import find_images
@@ -97,9 +105,11 @@ def enroll(
     report = Report()
     known = parsed_metadata(metadata)
     if external_id is not None and folder is not None:
-        raise typer.BadParameter("is of one person; enrol each with NAME IMAGE...", param_hint="--external-id")
+        raise typer.BadParameter(
+            "applies to one person; use it with NAME IMAGE... instead of --folder", param_hint="--external-id"
+        )
     if (folder is None) == (name is None):
-        raise typer.BadParameter("wants either NAME IMAGE... or --folder DIR")
+        raise typer.BadParameter("give either NAME IMAGE... or --folder DIR")
     if folder is not None:
         if not folder.is_dir():
             raise typer.BadParameter(f"{folder} is not a folder", param_hint="--folder")
@@ -108,15 +118,19 @@ def enroll(
         except DatasetError as error:
             raise typer.BadParameter(str(error), param_hint="--folder") from None
         if not any(paths for _, paths in people):
-            reason = f"{folder}: no photos in its folders; it must hold one folder per person, like NAME/photo.jpg"
+            reason = (
+                f"{folder}: no photos in its sub-folders; it must contain one folder per person, like NAME/photo.jpg"
+            )
             deeper = [str(folder / name) for name, _ in people if _has_class_folders(folder / name)]
             if deeper:
-                reason += f"; such folders are in {', '.join(deeper[:3])}{' and others' if len(deeper) > 3 else ''}"
+                reason += (
+                    f"; there are such folders in {', '.join(deeper[:3])}{' and others' if len(deeper) > 3 else ''}"
+                )
             raise typer.BadParameter(reason, param_hint="--folder")
         work = [(clean_name(person), path) for person, paths in people for path in paths]
         for person, paths in people:
             if not paths:
-                report.fail(str(folder / person), "no photos in this folder; folders within it are not searched")
+                report.fail(str(folder / person), "no photos in this folder; its sub-folders are not searched")
     else:
         assert name is not None
         if not images:
@@ -141,7 +155,7 @@ def enroll(
             other = opened.store.find_external(external_id)
             if other is not None and other.state.name != work[0][0]:
                 raise GalleryError(
-                    f"{opened.store.name}: {other.state.name!r} has the external id {external_id!r} already"
+                    f"{opened.store.name}: {other.state.name!r} already has the external id {external_id!r}"
                 )
         enroller = _Enroller(
             opened, report, known or {}, largest=largest, any_quality=any_quality, keep_crops=keep_crops
@@ -164,7 +178,7 @@ def _has_class_folders(folder: Path) -> bool:
 
 
 class _Enroller:
-    """Adds the faces of photos to a gallery, and says what was noticed about each."""
+    """Adds the faces of photos to a gallery, and prints the remarks about each."""
 
     def __init__(
         self,
@@ -184,7 +198,7 @@ class _Enroller:
         self._largest = largest
 
     def run(self, work: list[tuple[str, str]], embedder: Embedder, *, min_size: float, try_rotations: bool) -> int:
-        """Enrol (name, path) after (name, path); returns how many photos were new."""
+        """Enroll photos given as (name, path); return how many were new."""
         from facespace.detection.factory import create_detector
         from facespace.pipeline.enrolling import LeftOut
         from facespace.pipeline.photos import process
@@ -205,9 +219,9 @@ class _Enroller:
     def _add(self, person: str, photo: Photo) -> bool:
         enrolled = self._enroller.add(person, photo, metadata=self._metadata)
         for remark in enrolled.remarks:
-            if remark.code != "of_several":  # said below
+            if remark.code != "of_several":  # printed below
                 say(f"{photo.path}: {remark.text}")
-        chosen = f" (of {len(photo.faces)} faces the one {where(enrolled.face)})" if enrolled.of_several else ""
+        chosen = f" (the one of {len(photo.faces)} faces {where(enrolled.face)})" if enrolled.of_several else ""
         done = f"{'enrolled' if enrolled.new else 'known already'}{chosen}{turned(photo)}"
         write_line(f"{plain_text(person)}: {plain_text(photo.path)} {done}")
         return enrolled.new

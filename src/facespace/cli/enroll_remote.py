@@ -1,4 +1,4 @@
-"""facespace enroll --server: photos sent to a service that enrols them."""
+"""facespace enroll --server: send photos to a service that enrolls them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from facespace.client.uploads import Sent, upload
 from facespace.errors import ServiceError
 from facespace.io.text import plain_text
 
-_RETRIES = 8  # with the pauses between them a minute: a service that is started again is waited for
+_RETRIES = 8  # together they take about a minute, enough for a service to restart
 
 
 def enroll_remote(
@@ -32,7 +32,7 @@ def enroll_remote(
     try_rotations: bool,
     any_quality: bool,
 ) -> None:
-    """Send (name, path) after (name, path), and print what became of each; failures are counted in `report`."""
+    """Send photos given as (name, path), and print the result of each. Failures are counted in `report`."""
     n_added = n_before = 0
     with Client(server, key, collection, retries=_RETRIES) as client:
         path = journal or default_journal(client.url, collection)
@@ -48,16 +48,14 @@ def enroll_remote(
                     _print(sent, report)
             except ServiceError as error:
                 raise ServiceError(
-                    f"{error}; photos added until then: {n_added}; the same command goes on from there",
+                    f"{error}; photos added before: {n_added}; run the same command again to resume",
                     status=error.status, code=error.code, request_id=error.request_id,
                 ) from None  # fmt: skip
             except KeyboardInterrupt:
-                say("stopped; what is done is kept, the same command goes on from there")
+                say("stopped; run the same command again to resume")
                 raise typer.Exit(130) from None
         if n_before:
-            say(
-                f"{n_before} photos were sent by an earlier run and are not sent again; to send them again, remove {path}"
-            )
+            say(f"{n_before} photos were sent by an earlier run and are skipped; to send them again, remove {path}")
         write_line(
             f"{n_added} {'photo' if n_added == 1 else 'photos'} added to {plain_text(collection)} at {client.url}"
         )

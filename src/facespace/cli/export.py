@@ -1,4 +1,4 @@
-"""facespace export: a model as one ONNX file for other programs."""
+"""facespace export: write a model as one ONNX file for other programs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Precision(str, Enum):
-    """What the weights are stored in."""
+    """The precision of the weights."""
 
     fp32 = "fp32"
     fp16 = "fp16"
@@ -25,7 +25,7 @@ class Precision(str, Enum):
 
 
 def export(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's name, file or folder.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model name, file or folder.")],
     output: Annotated[Path, typer.Option("--output", metavar="FILE.onnx", help="The file to write.")],
     precision: Annotated[
         Precision, typer.Option("--precision", help="fp16 halves the file, for GPUs; int8 quarters it and is faster.")
@@ -33,7 +33,7 @@ def export(
     crops: Annotated[
         Path | None,
         typer.Option(
-            "--crops", metavar="DIR", help="Aligned crops to measure ranges and agreement on; int8 wants them."
+            "--crops", metavar="DIR", help="Aligned crops to measure ranges and agreement on; required for int8."
         ),
     ] = None,
     verify: Annotated[
@@ -50,9 +50,9 @@ def export(
     aligned: Annotated[bool, typer.Option("--aligned", help="The photos of --images are aligned crops.")] = False,
     json: Json = False,
 ) -> None:
-    """Write a model with its preprocessing inside: uint8 crops in, unit embeddings out.
+    """Write a model with its preprocessing included: its input are uint8 crops, its output unit embeddings.
 
-    The file is compared with its source and not kept where they do not agree.
+    The file is compared with its source, and not kept if they disagree.
     """
     if (verify is None) != (images is None):
         raise typer.BadParameter("--verify PAIRS and --images DIR go together")
@@ -82,8 +82,8 @@ def export(
         return
     taken = "" if exported.batch is None else f", takes {exported.batch} crop{'s' * (exported.batch > 1)} at a time"
     write_line(
-        f"{precision.value}: cosine to the source at least {exported.cosine:.6f} over {exported.n_crops} crops "
-        f"(wanted {LEAST_COSINE[precision.value]}), {exported.n_bytes / 1e6:.1f} MB{taken} -> {output}"
+        f"{precision.value}: cosine similarity to the source at least {exported.cosine:.6f} over {exported.n_crops} crops "
+        f"(required {LEAST_COSINE[precision.value]}), {exported.n_bytes / 1e6:.1f} MB{taken} -> {output}"
     )
     if accuracy is not None:
         write_line(f"accuracy on {verify}: {accuracy[0]:.5f} before, {accuracy[1]:.5f} after")

@@ -1,4 +1,4 @@
-"""facespace gallery: who is enrolled, what was changed, and what looks wrong; changes are in `gallery_changes`."""
+"""facespace gallery: list and check people, and show the log. Commands that change a gallery are in `gallery_changes`."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from facespace.io.text import one_line
 if TYPE_CHECKING:
     from facespace.identification.stores.protocol import StoredPerson, StoredPhoto
 
-_PAGE = 10_000  # people read at once
+_PAGE = 10_000  # people per read
 
-_HELP = "List, change and check the people of a gallery, which is named by --gallery, first of all words, or by FACESPACE_GALLERY."
+_HELP = "List, change and check the people of a gallery, given by --gallery, as the first argument, or by FACESPACE_GALLERY."
 app = typer.Typer(help=_HELP, no_args_is_help=True, rich_markup_mode=None)
 
 
 def list_(gallery: GalleryFile, collection: Collection = "default", json: Json = False) -> None:
-    """Everyone enrolled, by name, with the number of photos."""
+    """List the enrolled people by name, with their number of photos."""
     n_people = 0
     with open_gallery(gallery, collection=collection) as opened:
         after = ""
@@ -46,7 +46,7 @@ def show(
     collection: Collection = "default",
     json: Json = False,
 ) -> None:
-    """One person, with the number, source, date and quality of each photo."""
+    """Show one person, with the number, source, date and quality of each photo."""
     from facespace.identification.edits import person_called
 
     with open_gallery(gallery, collection=collection) as opened:
@@ -63,7 +63,7 @@ def show(
     if state.templates:
         write_line(f"  compared by the {state.templates} of the photos")
     if state.rejected:
-        write_line(f"  {len(state.rejected)} rejected, which are not enrolled under this name")
+        write_line(f"  rejected photos, never enrolled under this name: {len(state.rejected)}")
     write_line("  photo  quality  enrolled              made by, from")
     for photo in photos:
         quality = "      -" if photo.quality is None else f"{photo.quality:7.2f}"
@@ -76,7 +76,7 @@ def show(
 
 
 def collections(gallery: GalleryFile, json: Json = False) -> None:
-    """The collections of a gallery, with the number of people and the model of each."""
+    """List the collections of a gallery, with the number of people and the model of each."""
     from facespace.identification.stores.opening import list_collections
 
     for name in list_collections(gallery):
@@ -90,11 +90,11 @@ def collections(gallery: GalleryFile, json: Json = False) -> None:
 
 def log(
     gallery: GalleryFile,
-    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="How many of the last changes.")] = 20,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Number of changes to show.")] = 20,
     collection: Collection = "default",
     json: Json = False,
 ) -> None:
-    """The last changes, the latest first: number, time, who, what. `gallery undo` takes one back."""
+    """Show the last changes, latest first: number, time, user and change. `gallery undo` reverts one."""
     with open_gallery(gallery, collection=collection) as opened:
         entries = opened.log(limit)
     for entry in entries:
@@ -117,24 +117,30 @@ def check(
     gallery: GalleryFile,
     quick: Annotated[
         bool,
-        typer.Option("--quick", help="Look for damage and photos under two names only; no face is compared."),
+        typer.Option(
+            "--quick", help="Only look for damage and for photos enrolled under two names, without comparing faces."
+        ),
     ] = False,
     rate: Annotated[
         float | None,
-        typer.Option("--rate", metavar="R", help="Share of people who may be told to be alike though they are not."),
+        typer.Option(
+            "--rate", metavar="R", help="Target share of people who are wrongly reported as similar to another."
+        ),
     ] = None,
     threshold: Annotated[
         float | None,
-        typer.Option("--threshold", metavar="T", min=-1, max=1, help="Similarity that decides, instead of a rate."),
+        typer.Option(
+            "--threshold", metavar="T", min=-1, max=1, help="Similarity to use as the threshold, instead of a rate."
+        ),
     ] = None,
     collection: Collection = "default",
     json: Json = False,
     device: EmbeddingDevice = Device.auto,
     model: OptionalModel = None,
 ) -> None:
-    """Look for damage, one photo under two names, two names for one person, and photos unlike the person's others.
+    """Look for damage, photos under two names, two names for one person, and photos unlike the person's others.
 
-    The exit code is 1 when something was found. Everybody is searched for among everybody: that takes hours for a million.
+    The exit code is 1 if anything was found. All people are compared with each other, which takes hours for a million.
     """
     from facespace.cli.shared.models import load_embedder
     from facespace.identification.gallery_check import check_gallery
@@ -202,4 +208,4 @@ _COMMANDS: dict[str, Callable[..., None]] = {
 }
 for _name, _command in _COMMANDS.items():
     app.command(_name, cls=GalleryCommand)(_command)
-app.command("copy")(gallery_exchange.copy)  # of two galleries
+app.command("copy")(gallery_exchange.copy)  # takes two galleries

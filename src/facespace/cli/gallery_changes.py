@@ -1,4 +1,4 @@
-"""facespace gallery: changes of people and photos that need no photo, and how they are taken back."""
+"""facespace gallery: commands that change the people and photos of a gallery, and undo changes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 PhotoNumbers = Annotated[
     list[str],
-    typer.Option("--photo", metavar="N", help="Number of a photo in `gallery show`; several as 3,5,8-10."),
+    typer.Option(
+        "--photo", metavar="N", help="Number of a photo in `gallery show`, or several numbers such as 3,5,8-10."
+    ),
 ]
 _DAY = 86_400  # seconds
 _MOST_DAYS = 36_500
@@ -30,14 +32,14 @@ _WHOLE_LOG = 2**31  # entries
 
 
 class Templates(str, Enum):
-    """How a face is compared with the photos of a person."""
+    """What a face is compared with."""
 
     mean = "mean"
     best = "best"
 
 
 class PersonTemplates(str, Enum):
-    """The same for one person."""
+    """What a face is compared with for one person."""
 
     mean = "mean"
     best = "best"
@@ -48,9 +50,7 @@ def rename(
     gallery: GalleryFile,
     old: Annotated[str, typer.Argument(metavar="OLD")],
     new: Annotated[str, typer.Argument(metavar="NEW")],
-    merge: Annotated[
-        bool, typer.Option("--merge", help="Where somebody has the new name already, give them the photos.")
-    ] = False,
+    merge: Annotated[bool, typer.Option("--merge", help="If somebody has the new name already, merge both.")] = False,
     collection: Collection = "default",
 ) -> None:
     """Give a person another name."""
@@ -59,7 +59,7 @@ def rename(
         taken = opened.person(old).name != new and opened.store.find(new) is not None
         if taken and not merge:
             raise GalleryError(
-                f"{opened.store.name}: somebody is called {new!r} already; with --merge they get the photos of {old!r}"
+                f"{opened.store.name}: the name {new!r} is already taken; use --merge to merge {old!r} into it"
             )
         if taken:
             _merge(opened, [old], new)
@@ -70,15 +70,17 @@ def rename(
 
 def remove(
     gallery: GalleryFile,
-    names: Annotated[list[str], typer.Argument(metavar="NAME", help="Whom to remove.")],
+    names: Annotated[list[str], typer.Argument(metavar="NAME", help="The people to remove.")],
     photo: PhotoNumbers = [],  # noqa: B006 - Typer reads it
     collection: Collection = "default",
 ) -> None:
-    """Remove people, or photos of one person. They are kept until `gallery erase`, so that `gallery undo` brings them back."""
+    """Remove people, or photos of one person. `gallery undo` restores them until `gallery erase`."""
     if photo and len(names) > 1:
-        raise typer.BadParameter("photos are removed from one person at a time", param_hint="--photo")
+        raise typer.BadParameter("can only be used with one NAME", param_hint="--photo")
     with open_gallery(gallery, collection=collection) as opened:
-        names = [opened.person(name).name for name in dict.fromkeys(names)]  # all of them are there, or nothing is done
+        names = [
+            opened.person(name).name for name in dict.fromkeys(names)
+        ]  # raises an error before anything is removed
         for name in names:
             if photo:
                 numbers = photo_numbers(photo)
@@ -88,17 +90,17 @@ def remove(
                 n_photos = opened.remove(name)
             write_line(f"{one_line(name)}: {photos_in_words(n_photos)} removed")
         if photo and opened.store.find(names[0]) is None:
-            write_line(f"{one_line(names[0])} has no photos left, and is removed")
-    say("removed photos are kept; gallery undo brings them back, gallery erase erases them for good")
+            write_line(f"{one_line(names[0])} has no photos left and is removed")
+    say("removed photos are kept; gallery undo restores them, gallery erase deletes them permanently")
 
 
 def merge(
     gallery: GalleryFile,
-    names: Annotated[list[str], typer.Argument(metavar="NAME", help="Who gives the photos.")],
-    into: Annotated[str, typer.Option("--into", metavar="NAME", help="Who gets them and stays.")],
+    names: Annotated[list[str], typer.Argument(metavar="NAME", help="The people to merge into another.")],
+    into: Annotated[str, typer.Option("--into", metavar="NAME", help="The person who receives their photos.")],
     collection: Collection = "default",
 ) -> None:
-    """Make one person of several."""
+    """Merge several people into one."""
     with open_gallery(gallery, collection=collection) as opened:
         _merge(opened, names, into)
 
@@ -116,12 +118,14 @@ def _merge(opened: Gallery, names: list[str], into: str) -> None:
 
 def split(
     gallery: GalleryFile,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Whose photos they are now.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The person who has the photos now.")],
     photo: PhotoNumbers,
-    to: Annotated[str, typer.Option("--to", metavar="NEW", help="Whose they are; somebody new, or enrolled already.")],
+    to: Annotated[
+        str, typer.Option("--to", metavar="NEW", help="The person who receives them, new or already enrolled.")
+    ],
     collection: Collection = "default",
 ) -> None:
-    """Give some photos of a person to another one."""
+    """Move some photos of a person to another person."""
     numbers = photo_numbers(photo)
     with open_gallery(gallery, collection=collection) as opened:
         opened.split(name, numbers, to)
@@ -133,18 +137,18 @@ def split(
 
 def reject(
     gallery: GalleryFile,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Whom the photos do not show.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The person whom the photos do not show.")],
     photo: PhotoNumbers,
-    to: Annotated[str | None, typer.Option("--to", metavar="OTHER", help="Whom they show.")] = None,
+    to: Annotated[str | None, typer.Option("--to", metavar="OTHER", help="The person whom they show.")] = None,
     collection: Collection = "default",
 ) -> None:
-    """Say that photos do not show this person: they go, and are never enrolled under this name again."""
+    """Mark photos as not showing this person: they are removed and never enrolled under this name again."""
     numbers = photo_numbers(photo)
     with open_gallery(gallery, collection=collection) as opened:
         opened.reject(name, numbers, to)
     where = "removed" if to is None else f"moved to {one_line(clean_name(to))}"
     n_photos, name = photos_in_words(len(set(numbers))), one_line(clean_name(name))
-    write_line(f"{n_photos} {where}, and never enrolled as {name} again")
+    write_line(f"{n_photos} {where}, and excluded from enrolment as {name}")
 
 
 def set_(
@@ -154,18 +158,19 @@ def set_(
     metadata: Annotated[
         str | None,
         typer.Option(
-            "--metadata", metavar="JSON", help="A small JSON object, in place of the one before; {} for none."
+            "--metadata", metavar="JSON", help="A small JSON object that replaces the previous one; {} removes it."
         ),
     ] = None,
     templates: Annotated[
         PersonTemplates | None,
         typer.Option(
-            "--templates", help="Compare with the mean or the best of the photos; default: as with everybody."
+            "--templates",
+            help="Compare faces with the mean of the person's photos or with the best one; default: as set for the gallery.",
         ),
     ] = None,
     collection: Collection = "default",
 ) -> None:
-    """Change what is known of a person beside the name."""
+    """Change the external id, metadata or templates of a person."""
     if external_id is None and metadata is None and templates is None:
         raise typer.BadParameter("nothing to change; give --external-id, --metadata or --templates")
     known = parsed_metadata(metadata)
@@ -183,7 +188,7 @@ def templates(
     how: Annotated[Templates | None, typer.Argument(metavar="[mean|best]", show_default=False)] = None,
     collection: Collection = "default",
 ) -> None:
-    """Compare faces with the mean of each person's photos, or with every photo, of which the best counts."""
+    """Set or show whether faces are compared with the mean of a person's photos or with the best single photo."""
     with open_gallery(gallery, collection=collection) as opened:
         if how is not None:
             opened.set_templates(how.value)
@@ -198,7 +203,7 @@ def undo(
     ] = None,
     collection: Collection = "default",
 ) -> None:
-    """Take back the last change, or the one of that number."""
+    """Undo the last change, or the change with this number."""
     with open_gallery(gallery, collection=collection) as opened:
         entry = opened.undo(number)
     write_line(f"undone: {entry.id}, {entry.kind} {one_line(entry.text)}")
@@ -206,14 +211,20 @@ def undo(
 
 def erase(
     gallery: GalleryFile,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     older_than: Annotated[
         float | None,
-        typer.Option("--older-than", metavar="DAYS", min=0, max=_MOST_DAYS, help="What was removed so long ago alone."),
+        typer.Option(
+            "--older-than",
+            metavar="DAYS",
+            min=0,
+            max=_MOST_DAYS,
+            help="Only erase what was removed at least this many days ago.",
+        ),
     ] = None,
     collection: Collection = "default",
 ) -> None:
-    """Erase what was removed, for good: vectors, crops, and what the log knows of them. It cannot be undone then."""
+    """Permanently erase removed people and photos: embeddings, crops, and their details in the log. It cannot be undone."""
     before = None if older_than is None else time.time() - older_than * _DAY
     with open_gallery(gallery, collection=collection) as opened:
         what = _removed(opened, math.inf if before is None else before)
@@ -222,18 +233,18 @@ def erase(
                 write_line("nothing to erase")
                 return
             if not sys.stdin.isatty():
-                raise GalleryError(f"{opened.store.name}: this would erase {what} for good; --yes does it")
-            if not typer.confirm(f"Erase {one_line(what)} for good?"):
+                raise GalleryError(f"{opened.store.name}: this would permanently erase {what}; confirm with --yes")
+            if not typer.confirm(f"Permanently erase {one_line(what)}?"):
                 write_line("nothing erased")
                 raise typer.Exit(1)
         n_photos = opened.erase(before=before)
     write_line(f"{photos_in_words(n_photos)} erased" if n_photos else "nothing to erase")
     if n_photos:
-        say("backups, copies and exports of this gallery have them still")
+        say("backups, copies and exports of this gallery may still contain them")
 
 
 def _removed(opened: Gallery, before: float) -> str:
-    """What was removed before that time and not brought back, in words; read from the log."""
+    """Return in words what was removed before a time and not restored, according to the log."""
     people: dict[int, tuple[str | None, float]] = {}
     photos: dict[int, tuple[bool, float]] = {}
     for entry in reversed(opened.log(_WHOLE_LOG)):
@@ -264,18 +275,19 @@ def _seconds(at: str) -> float:
 def retention(
     gallery: GalleryFile,
     days: Annotated[
-        str | None, typer.Argument(metavar="[DAYS|never]", help="How long removed photos are kept.", show_default=False)
+        str | None,
+        typer.Argument(metavar="[DAYS|never]", help="Number of days to keep removed photos.", show_default=False),
     ] = None,
     collection: Collection = "default",
 ) -> None:
-    """How long what was removed is kept. It is erased by itself when somebody is enrolled after that time."""
+    """Set or show how long removed photos are kept. Older ones are erased automatically when somebody is enrolled."""
     kept: float | None = None
     if days not in (None, "never"):
         try:
             kept = float(days)
         except ValueError:
             kept = math.nan
-        if not 0 <= kept < _MOST_DAYS:  # so written, NaN fails it too
+        if not 0 <= kept < _MOST_DAYS:  # also true for NaN
             raise typer.BadParameter(
                 f"must be a number of days or 'never', got {one_line(days)[:40]!r}", param_hint="DAYS"
             )
@@ -284,6 +296,6 @@ def retention(
             opened.set_retention(kept)
         held = opened.store.setting("retention_days")
     if isinstance(held, (int, float)):
-        write_line(f"what was removed is erased after {held:g} days")
+        write_line(f"removed photos are erased after {held:g} days")
     else:
-        write_line("what was removed is kept until gallery erase")
+        write_line("removed photos are kept until gallery erase")

@@ -1,4 +1,4 @@
-"""facespace gallery export, import, copy and migrate: people moved between files, stores and models."""
+"""facespace gallery export, import, copy and migrate: move people between files, stores and models."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from facespace.identification.gallery_copy import Copied
     from facespace.identification.stores.protocol import Store
 
-_SHOWN = 16  # digits of a checksum
+_N_DIGITS = 16  # of a checksum that is printed
 
 
 def export(
@@ -27,23 +27,23 @@ def export(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write, such as people.facespace.")],
     collection: Collection = "default",
 ) -> None:
-    """Write everybody to one file: names, vectors, metadata, thresholds, and crops where they were kept.
+    """Write all people to one file: names, embeddings, metadata, thresholds, and crops if they were stored.
 
-    `gallery import` reads it, here or elsewhere. It is not encrypted; removed people and the log stay behind.
+    `gallery import` reads it. The file is not encrypted. Removed people and the log are not exported.
     """
     from facespace.identification.exchange import export_gallery
     from facespace.identification.gallery_copy import snapshot
     from facespace.identification.stores.opening import open_store
 
-    with contextlib.closing(_told_of(open_store(gallery, collection=collection))) as store:
+    with contextlib.closing(_with_remarks(open_store(gallery, collection=collection))) as store:
         version = store.version()
-        with snapshot(store, file.parent) as frozen, progress_bar("exporting") as moved:
-            told = export_gallery(frozen, file, progress=moved)
+        with snapshot(store, file.parent) as frozen, progress_bar("exporting") as show:
+            exported = export_gallery(frozen, file, progress=show)
             changed = frozen is store and store.version() != version
-    crops = f", {told.n_crops} crops" if told.n_crops else ""
-    write_line(f"{one_line(str(file))}: {told.n_people} people, {told.n_photos} photos{crops}")
+    crops = f", {exported.n_crops} crops" if exported.n_crops else ""
+    write_line(f"{one_line(str(file))}: {exported.n_people} people, {exported.n_photos} photos{crops}")
     if changed:
-        say("the gallery was changed meanwhile: people renamed or moved right then may be missing; export again")
+        say("the gallery was changed during the export: people renamed or moved meanwhile may be missing; export again")
 
 
 def import_(
@@ -51,66 +51,72 @@ def import_(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that `gallery export` wrote.")],
     collection: Collection = "default",
     skip_known: Annotated[
-        bool, typer.Option("--skip-known", help="Leave people as they are whose names are known already.")
+        bool, typer.Option("--skip-known", help="Do not change people whose names are already known.")
     ] = False,
 ) -> None:
-    """Add everybody from a file that `gallery export` wrote.
+    """Add all people from a file that `gallery export` wrote.
 
-    Who is known by name gets the photos that are new. The file is checked before anything changes; started again after
-    it was stopped, it goes on.
+    People with a known name get the photos they do not have yet. The file is checked before anything changes. Run an
+    interrupted import again to resume it.
     """
     from facespace.identification.exchange import import_gallery
     from facespace.identification.exchange_file import PeopleFile
     from facespace.identification.stores.opening import open_store
 
-    with PeopleFile(file):  # a file that is no export makes no gallery
+    with PeopleFile(file):  # checks the file before a gallery is created
         pass
     with (
-        contextlib.closing(_told_of(open_store(gallery, collection=collection, create=True))) as store,
-        progress_bar("importing") as moved,
+        contextlib.closing(_with_remarks(open_store(gallery, collection=collection, create=True))) as store,
+        progress_bar("importing") as show,
     ):
-        counts = import_gallery(store, file, skip_known=skip_known, progress=moved)
+        counts = import_gallery(store, file, skip_known=skip_known, progress=show)
     for remark in counts.remarks:
         say(one_line(remark))
     write_line(f"{counts.new_people} people added, {counts.known_people} known already")
-    left = f", {counts.rejected_photos} left out as rejected for their person" if counts.rejected_photos else ""
+    left = (
+        f", {counts.rejected_photos} left out because they are rejected for that person"
+        if counts.rejected_photos
+        else ""
+    )
     write_line(f"{counts.new_photos} photos added, {counts.known_photos} known already{left}")
 
 
-def _told_of(store: Store) -> Store:
-    """The store; what a user should know of it is said."""
+def _with_remarks(store: Store) -> Store:
+    """Report the remarks of a store on stderr, and return it."""
     for remark in getattr(store, "remarks", ()):
         say(remark)
     return store
 
 
 def copy(
-    source: Annotated[str, typer.Argument(metavar="FROM", help="A gallery: its file or address.")],
-    target: Annotated[str, typer.Argument(metavar="TO", help="A file that is not there yet, or an address.")],
+    source: Annotated[str, typer.Argument(metavar="FROM", help="The gallery to copy: a file or an address.")],
+    target: Annotated[str, typer.Argument(metavar="TO", help="A new file, or an address.")],
     collection: Annotated[
         str | None,
-        typer.Option("--collection", metavar="NAME", help="This collection alone.", show_default=False),
+        typer.Option("--collection", metavar="NAME", help="Copy only this collection.", show_default=False),
     ] = None,
 ) -> None:
-    """Copy a gallery to another file or store, at any moment, and compare both at the end.
+    """Copy a gallery to another file or store, even while it is in use, and compare both at the end.
 
-    From file to file everything is copied, with the log and what can be undone; to another store people with their
-    photos, crops and settings.
+    From file to file everything is copied, including the log and changes that can be undone; to another store only
+    people with their photos, crops and settings.
     """
     from facespace.identification.gallery_copy import copy_gallery
 
-    with progress_bar("copying") as moved:
-        done = copy_gallery(source, target, collection=collection, progress=moved)
+    with progress_bar("copying") as show:
+        done = copy_gallery(source, target, collection=collection, progress=show)
     for one in done:
         write_line(_line_of(one))
     if any(one.changed for one in done):
-        say("the gallery was changed while it was copied; changes made since are not in the copy")
+        say("the gallery was changed while it was copied; the copy does not contain the latest changes")
 
 
 def _line_of(copied: Copied) -> str:
     n_people, n_photos, n_crops, checksum = copied.contents
     crops = f", {n_crops} crops" if n_crops else ""
-    return f"{one_line(copied.collection)}: {n_people} people, {n_photos} photos{crops}, checksum {checksum[:_SHOWN]}"
+    return (
+        f"{one_line(copied.collection)}: {n_people} people, {n_photos} photos{crops}, checksum {checksum[:_N_DIGITS]}"
+    )
 
 
 def migrate(
@@ -119,33 +125,36 @@ def migrate(
     to: Annotated[
         str | None,
         typer.Option(
-            "--to", metavar="FILE", help="The new gallery; by default a new collection in the same.", show_default=False
+            "--to",
+            metavar="FILE",
+            help="The new gallery; by default a new collection in the same gallery.",
+            show_default=False,
         ),
     ] = None,
     collection: Collection = "default",
     device: EmbeddingDevice = Device.auto,
 ) -> None:
-    """Embed the crops that were kept (`enroll --keep-crops`) with another model, into a new collection or gallery.
+    """Embed the stored crops (`enroll --keep-crops`) with another model, into a new collection or gallery.
 
-    Says who cannot be, as no crop was kept. The old gallery stays as it is.
+    People without stored crops are reported. The old gallery is not changed.
     """
     from facespace.identification.gallery_migration import migrate as embed_again
     from facespace.identification.stores.opening import open_store
 
-    with contextlib.closing(_told_of(open_store(gallery, collection=collection))) as store:
+    with contextlib.closing(_with_remarks(open_store(gallery, collection=collection))) as store:
         embedder = load_embedder(model, device.value)
         name = (
             collection if to is not None else f"{collection}-{re.sub(r'[^a-zA-Z0-9]+', '-', embedder.name).strip('-')}"
         )
         place = to or gallery
         report = Report()
-        with progress_bar("embedding") as moved:
+        with progress_bar("embedding") as show:
             made = embed_again(
                 store,
                 lambda: open_store(place, collection=name[:100], create=True),
                 embedder,
                 report=report.fail,
-                progress=moved,
+                progress=show,
             )
         n_people = store.count()
     write_line(f"{made.n_people} of {n_people} people, {made.n_photos} photos, by {embedder.name}")
@@ -153,5 +162,5 @@ def migrate(
     report.finish()
 
 
-# Those whose gallery may be the first word.
+# The commands that accept the gallery as their first argument.
 COMMANDS: dict[str, Callable[..., None]] = {"export": export, "import": import_, "migrate": migrate}

@@ -1,4 +1,4 @@
-"""facespace identify: who is in the photos and videos."""
+"""facespace identify: name the people in photos and videos."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from facespace.cli.shared.options import (
     Key,
     MinSize,
     OptionalModel,
+    PhotosAndVideos,
     Repeats,
     Server,
-    Sights,
     Subtitles,
     TryRotations,
     check_gallery_or_server,
@@ -35,29 +35,31 @@ from facespace.cli.shared.options import (
 from facespace.cli.shared.output import Report
 from facespace.defaults import DEFAULT_RATE
 
-_FEW = 32  # photos that plain ONNX Runtime has named before OpenVINO would be ready
+_FEW = 32  # up to so many photos, plain ONNX Runtime is faster, because OpenVINO takes longer to load
 
 
 def identify(
     context: typer.Context,
     gallery: GalleryOrServer = None,
-    images: Sights = None,
+    images: PhotosAndVideos = None,
     rate: Annotated[
         float | None,
         typer.Option(
             "--rate",
             metavar="R",
-            help=f"Share of strangers that may be given a name; by default what `calibrate` stored, or {DEFAULT_RATE}.",
+            help=f"Target share of strangers who are given a name; by default that of `calibrate`, or {DEFAULT_RATE}.",
         ),
     ] = None,
     threshold: Annotated[
         float | None,
-        typer.Option("--threshold", metavar="T", min=-1, max=1, help="Similarity to reach, instead of a rate."),
+        typer.Option(
+            "--threshold", metavar="T", min=-1, max=1, help="Similarity from which a face is named, instead of a rate."
+        ),
     ] = None,
     top: Annotated[
         int | None,
         typer.Option(
-            "--top", metavar="K", min=1, max=1000, help="Of each face in a photo, also the K most similar people."
+            "--top", metavar="K", min=1, max=1000, help="Also print the K most similar people of each face in photos."
         ),
     ] = None,
     collection: Collection = "default",
@@ -74,10 +76,10 @@ def identify(
     server: Server = None,
     key: Key = None,
 ) -> None:
-    """Name the people in photos and videos who are enrolled; everybody else is unknown.
+    """Name the enrolled people in photos and videos; everybody else is unknown.
 
-    In one picture a person is named at most once, unless --repeats says that it may show somebody several times. With
-    `--server URL` photos are sent to a service, which names the people of its gallery.
+    A person is named at most once per picture, unless --repeats is given. With `--server URL`, photos are sent to a
+    service, which names the people of its gallery.
     """
     check_gallery_or_server(
         context,
@@ -94,21 +96,21 @@ def identify(
         "model",
     )
     if rate is not None and not 0 < rate < 1:
-        raise typer.BadParameter(f"wants a share between 0 and 1, for instance 0.01; got {rate}", param_hint="--rate")
+        raise typer.BadParameter(f"must be between 0 and 1, for instance 0.01, got {rate}", param_hint="--rate")
 
-    from facespace.cli.shared.name_files import check_sights, name_files
+    from facespace.cli.shared.name_files import check_inputs, name_files
     from facespace.io.file_kinds import is_video
 
-    sights = check_sights(images, camera, draw, subtitles)
-    if top is not None and (camera is not None or any(is_video(path) for path in sights)):
-        raise typer.BadParameter("is for photos, not for videos and cameras", param_hint="--top")
+    inputs = check_inputs(images, camera, draw, subtitles)
+    if top is not None and (camera is not None or any(is_video(path) for path in inputs)):
+        raise typer.BadParameter("cannot be used with videos or cameras", param_hint="--top")
     report = Report()
     if server is not None:
         from facespace.cli.identify_remote import identify_remote
 
         identify_remote(
             server,
-            sights,
+            inputs,
             report,
             key=key,
             collection=collection,
@@ -121,14 +123,14 @@ def identify(
         return
     assert gallery is not None
     _import_runtime_in_background()
-    few = camera is None and len(sights) <= _FEW and not any(os.path.isdir(path) or is_video(path) for path in sights)
+    few = camera is None and len(inputs) <= _FEW and not any(os.path.isdir(path) or is_video(path) for path in inputs)
     embedder = load_embedder(model, device.value, made_with=model_of_gallery(gallery, collection=collection), few=few)
     with open_gallery(gallery, embedder, collection=collection) as people:
         if threshold is None:
-            people.check_thresholds(rate)  # a model without any is told before the work, not after it
+            people.check_thresholds(rate)  # so that a model without thresholds is reported before the work
         say_if_people_are_alike(embedder, people.templates(500))
         name_files(
-            sights, functools.partial(people.identify, rate=rate, threshold=threshold), embedder, camera=camera,
+            inputs, functools.partial(people.identify, rate=rate, threshold=threshold), embedder, camera=camera,
             json=json, draw=draw, every=every, subtitles=subtitles, min_size=min_size, report=report, repeats=repeats,
             try_rotations=try_rotations,
             ranker=None if top is None else functools.partial(people.identify, rate=rate, threshold=threshold, top=top),

@@ -1,4 +1,4 @@
-"""facespace identify --server: photos named by a service."""
+"""facespace identify --server: have a service name the people in photos."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from facespace.pipeline.rotations import turn
 
 def identify_remote(
     server: str,
-    sights: Sequence[str],
+    inputs: Sequence[str],
     report: Report,
     *,
     key: str | None,
@@ -30,14 +30,14 @@ def identify_remote(
     json: bool,
     draw: Path | None,
 ) -> None:
-    """Name and print the people of each photo in order; failures are counted in `report`."""
-    paths = list(find_images(sights))
+    """Name and print the people in each photo. Failures are counted in `report`."""
+    paths = list(find_images(inputs))
     drawings = Drawings(draw, paths) if draw else None
 
     def ask(path: str) -> NamedFaces | str:
-        """The faces of a photo, or why it has none."""
+        """Return the faces of a photo, or why it failed."""
         if is_video(path):
-            return "a video; a server takes photos alone"
+            return "this is a video; a service accepts only photos"
         try:
             return client.identify(path, rate=rate, try_rotations=try_rotations)
         except ImageError as error:
@@ -57,7 +57,7 @@ def identify_remote(
             if drawings is not None:
                 try:
                     photo.pixels = turn(image.read(path), found.turned)
-                except ImageError as error:  # it was replaced, or only the service has its decoder
+                except ImageError as error:  # the file has changed, or only the service has a decoder for it
                     report.fail(path, f"not drawn: {error.reason}", json=json)
                     continue
             show_photo(photo, found.faces, json=json, drawings=drawings)

@@ -1,4 +1,4 @@
-"""The command `facespace`: its parts, and what happens when one of them fails."""
+"""The command `facespace`: its subcommands, and the handling of errors and warnings."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _HOME = re.compile(r"((?:-*[\w.-]+=)?)(~(?:/.*)?)", re.DOTALL)
 
 app = typer.Typer(
     name="facespace",
-    help="Find faces in photographs, compare them, and name the people you have enrolled.",
+    help="Find faces in photos, compare them, and name the people you have enrolled.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -78,8 +78,8 @@ app.add_typer(facenet.app, name="facenet")
 app.add_typer(tiny.app, name="tiny")
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(requested: bool) -> None:
+    if requested:
         print(f"facespace {__version__}")
         raise typer.Exit
 
@@ -87,7 +87,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
     max_pixels: Annotated[
         int | None,
@@ -95,33 +95,33 @@ def _root(
             "--max-pixels",
             metavar="N",
             min=1,
-            help=f"Pixels of the largest photo that is read, instead of {MAX_PIXELS}; so does {MAX_PIXELS_VARIABLE}.",
+            help=f"Largest number of pixels of a photo; by default {MAX_PIXELS}, or the value of {MAX_PIXELS_VARIABLE}.",
             show_default=False,
         ),
     ] = None,
 ) -> None:
     del version  # `_version` has printed it
     if max_pixels is not None:
-        os.environ[MAX_PIXELS_VARIABLE] = str(max_pixels)  # for processes that are started, too
+        os.environ[MAX_PIXELS_VARIABLE] = str(max_pixels)  # also for child processes
 
 
 def _notes() -> Callable[..., None]:
-    """What prints a warning as a user reads it: one line, once, without the place in our source it came from."""
-    said: set[str] = set()
+    """Return a replacement for `warnings.showwarning`: it prints each message once, on one line, without source location."""
+    shown: set[str] = set()
 
     def note(message: Warning | str, *_: object) -> None:
         line = f"facespace: {escape_marks(str(message))}"
-        if line not in said:
+        if line not in shown:
             print(line, file=sys.stderr)
-        said.add(line)
+        shown.add(line)
 
     return note
 
 
 def main() -> None:
-    """Run the command line; an expected failure is one line on stderr and exit code 1."""
+    """Run the command line. An expected error is printed as one line on stderr, with exit code 1."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a name the terminal cannot show is escaped, not fatal
+        if hasattr(stream, "reconfigure"):  # escape characters that the terminal cannot show
             stream.reconfigure(errors="backslashreplace")
     limit_library_threads()
     try:
@@ -141,7 +141,7 @@ def main() -> None:
 
 
 def expand_home(argument: str) -> str:
-    """`~` at the beginning of a path as the home folder: a shell expands it in `--draw ~/x`, not in `--draw=~/x`.
+    """Expand `~` at the start of a path. A shell does this in `--draw ~/x`, but not in `--draw=~/x`.
 
     >>> expand_home("--draw=~/x") == "--draw=" + os.path.expanduser("~/x")
     True

@@ -1,4 +1,4 @@
-"""facespace models: which weights there are, what may be done with them, and getting those that lie on the web."""
+"""facespace models: list the named models with their licences, and download, add or remove them."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="List, download, add and remove named models.", rich_markup_mode=None)
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A model of `facespace models`.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A model name from `facespace models`.")]
 
 
 @app.callback(invoke_without_command=True)
 def _models(context: typer.Context, json: Json = False) -> None:
-    """List, download, add and remove named models; without a command, list them."""
+    """List, download, add and remove named models. Without a command, list them."""
     if context.invoked_subcommand is None:
         list_(json)
     elif json:
-        raise typer.BadParameter("is for listing: facespace models list --json", param_hint="--json")
+        raise typer.BadParameter("can only be used for listing: facespace models list --json", param_hint="--json")
 
 
 @app.command("list")
 def list_(json: Json = False) -> None:
-    """List the named models with origin, licence, training data and place."""
+    """List the named models with origin, licence, training data and location."""
     from facespace.defaults import DEFAULT_MODEL
     from facespace.errors import ModelError
     from facespace.models.zoo import MODELS, RESEARCH_NOTE, locate
@@ -65,7 +65,7 @@ def list_(json: Json = False) -> None:
         write_line(f"{card.name}{' (default)' if card.name == DEFAULT_MODEL else ''}")
         spec = card.spec
         for label, text in (
-            ("network", f"{card.network}, {card.dimension} numbers a face"),
+            ("network", f"{card.network}, {card.dimension} dimensions"),
             ("input", f"{spec.size} px, {spec.template} crop, margin {spec.crop_margin} px, {spec.standardization}"),
             ("detector", card.detector),
             ("trained on", card.training_data),
@@ -84,7 +84,7 @@ def list_(json: Json = False) -> None:
 
 
 def _conditions(card: ModelCard) -> str:
-    """What the error rates of a model's thresholds were measured on; empty where they were not."""
+    """Return what the thresholds of a model were measured on; empty if it has none."""
     from facespace.embedding import calibration
 
     found = calibration.find(card.sha256, runtime="onnxruntime", precision="float32", spec=card.spec)
@@ -92,7 +92,7 @@ def _conditions(card: ModelCard) -> str:
 
 
 def _place(card: ModelCard) -> str:
-    """Where a model from the web is, and what it was made of if not of the published file."""
+    """Return where a downloaded model is installed, and its source if that is not the published file."""
     from facespace.conversion.installer import read_installed
     from facespace.errors import ModelError
 
@@ -113,14 +113,16 @@ def download(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", metavar="DIR", help="Only fetch and verify the file, into DIR, to be carried elsewhere."
+            "--output",
+            metavar="DIR",
+            help="Only download and verify the file to DIR, for installation on another machine.",
         ),
     ] = None,
 ) -> None:
-    """Fetch a model from the web, verify it, and install it.
+    """Download a model, verify it, and install it.
 
-    A download that broke off is completed by the same command. FACESPACE_MIRROR names a folder or an address to take
-    the files from in place of the web, FACESPACE_HOME the folder to install into.
+    Run an interrupted download again to resume it. FACESPACE_MIRROR is a folder or address to get the files from instead
+    of the web; FACESPACE_HOME is the folder to install to.
     """
     from facespace.conversion.installer import download, download_file
 
@@ -132,32 +134,32 @@ def download(
         else:
             path, digest = download_file(card, output, progress=progress)
     if output is None:
-        _report(card, installed)
+        _print_installed(card, installed)
     else:
         write_line(f"{plain_text(str(path))}  sha256 {digest}")
-        write_line(f"to install it there: facespace models add {card.file} {card.name}")
+        write_line(f"to install it on another machine: facespace models add {card.file} {card.name}")
 
 
 @app.command()
 def add(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The published file, or another that you vouch for.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The published file, or another file that you trust.")],
     name: Name,
     sha256: Annotated[
         str | None,
-        typer.Option("--sha256", metavar="HEX", help="The SHA-256 you expect, of another file than the published one."),
+        typer.Option("--sha256", metavar="HEX", help="The expected SHA-256, if FILE is not the published file."),
     ] = None,
     unverified: Annotated[
         bool,
-        typer.Option("--unverified", help="Take a file nobody vouches for; its SHA-256 is printed and recorded."),
+        typer.Option("--unverified", help="Accept a file without verification; its SHA-256 is printed and recorded."),
     ] = False,
 ) -> None:
-    """Verify a file that was brought here, and install the model it holds; no network is needed."""
+    """Verify a local file and install its model, without network access."""
     from facespace.conversion.installer import add
 
     card = _card(name)
     expected = _checked(sha256, unverified)
     _notice(card)
-    _report(card, add(file, card, sha256=expected, unverified=unverified))
+    _print_installed(card, add(file, card, sha256=expected, unverified=unverified))
 
 
 @app.command()
@@ -174,24 +176,24 @@ def _card(name: str) -> ModelCard:
 
     card = MODELS.get(name)
     if card is None:
-        raise ModelError(f"{plain_text(name)}: no named model; there are {', '.join(MODELS)}")
+        raise ModelError(f"{plain_text(name)}: not a named model; the names are {', '.join(MODELS)}")
     return card
 
 
 def _checked(sha256: str | None, unverified: bool) -> str | None:
-    """The SHA-256 as 64 lower-case digits."""
+    """Return the SHA-256 in lower case, or raise a usage error."""
     if sha256 is None:
         return None
     if unverified:
         raise typer.BadParameter("and --unverified exclude each other", param_hint="--sha256")
     digits = sha256.strip().lower()
     if len(digits) != 64 or not set(digits) <= set("0123456789abcdef"):
-        raise typer.BadParameter("wants 64 digits of 0-9 and a-f", param_hint="--sha256")
+        raise typer.BadParameter("must be 64 hexadecimal digits", param_hint="--sha256")
     return digits
 
 
 def _notice(card: ModelCard) -> None:
-    """What the user takes on, said before the weights come."""
+    """Print the origin and licence of a model before it is installed."""
     from facespace.models.zoo import RESEARCH_NOTE
 
     for text in (
@@ -203,16 +205,16 @@ def _notice(card: ModelCard) -> None:
         print(f"{card.name}: {text}", file=sys.stderr, flush=True)
 
 
-def _report(card: ModelCard, installed: Installed) -> None:
+def _print_installed(card: ModelCard, installed: Installed) -> None:
     for remark in installed.remarks:
         print(f"{card.name}: {plain_text(remark)}", file=sys.stderr, flush=True)
-    state = "installed" if installed.new else "was installed already"
+    state = "installed" if installed.new else "already installed"
     write_line(f"{card.name}: {state} in {plain_text(str(installed.folder))}")
     write_line(f"sha256 {installed.sha256}, {_VOUCHED[installed.verified]}")
 
 
 _VOUCHED = {
-    "published": "the published one",
-    "given": "the one you gave",
-    "unverified": "which nobody vouches for",
+    "published": "as published",
+    "given": "as given by --sha256",
+    "unverified": "not verified",
 }

@@ -1,4 +1,4 @@
-"""facespace runs: training runs side by side."""
+"""facespace runs: compare training runs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from facespace.io.text import plain_text
 
 
 def runs(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder with runs in it, or one run.")] = Path("runs"),
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of runs, or one run.")] = Path("runs"),
     json: Json = False,
 ) -> None:
-    """Compare training runs: what each is, how far it came, its losses, and how well it verifies pairs."""
+    """Compare training runs: network, losses, state, steps, speed, and accuracy on pairs."""
     from facespace.errors import RecipeError
     from facespace.formats.torch_files import require_torch
 
@@ -30,7 +30,7 @@ def runs(
         except RecipeError as error:
             report.fail(str(run), str(error).removeprefix(f"{plain_text(str(run))}/"))
     if not rows and not report.n_failed:
-        raise RecipeError(f"{folder}: no training runs in it; facespace train --output {folder}/NAME makes one")
+        raise RecipeError(f"{folder}: contains no training runs; start one with facespace train --output {folder}/NAME")
     if json:
         for row in rows:
             write_json(row)

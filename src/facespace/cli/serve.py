@@ -1,4 +1,4 @@
-"""facespace serve: an HTTP API and a page in the browser over a gallery."""
+"""facespace serve: serve a gallery by an HTTP API and a web page."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from facespace.cli.shared.options import DEFAULT_MIN_SIZE, GALLERY_VARIABLE, Min
 from facespace.defaults import DEFAULT_MODEL
 
 app = typer.Typer(
-    help="Serve a gallery over HTTP, with a page in the browser.",
+    help="Serve a gallery over HTTP, with a web page.",
     no_args_is_help=False,
     invoke_without_command=True,
     rich_markup_mode=None,
@@ -25,7 +25,7 @@ _MEGABYTE = 2**20
 
 
 class LogLevel(str, Enum):
-    """What is written to the log."""
+    """The lowest level that is logged."""
 
     info = "info"
     warning = "warning"
@@ -41,41 +41,63 @@ def serve(
             "--gallery",
             metavar="FILE|URL",
             envvar=GALLERY_VARIABLE,
-            help="The gallery: a file, which is made if it is missing, or a server at postgresql:// or qdrant://.",
+            help="The gallery: a file, which is created if missing, or a server at postgresql:// or qdrant://.",
         ),
     ] = "people.gallery",
     host: Annotated[
-        str, typer.Option("--host", metavar="ADDRESS", help="Where to listen; other than on loopback keys are needed.")
+        str,
+        typer.Option(
+            "--host",
+            metavar="ADDRESS",
+            help="The address to listen on; other than loopback addresses require API keys.",
+        ),
     ] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option("--port", metavar="N", min=0, max=65535, help="0 takes a free one, which is printed.")
+        int,
+        typer.Option(
+            "--port",
+            metavar="N",
+            min=0,
+            max=65535,
+            help="The port to listen on; 0 chooses a free one, which is printed.",
+        ),
     ] = 8000,
-    no_page: Annotated[bool, typer.Option("--no-page", help="Serve the API alone.")] = False,
+    no_page: Annotated[bool, typer.Option("--no-page", help="Serve only the API, without the web page.")] = False,
     state: Annotated[
         str | None,
-        typer.Option("--state", metavar="DIR", help="Folder of keys and events; by default beside the gallery."),
+        typer.Option("--state", metavar="DIR", help="The folder of keys and events; by default next to the gallery."),
     ] = None,
     model: Annotated[
         str, typer.Option("--model", metavar="NAME|PATH", help="The model of a gallery that has none yet.")
     ] = DEFAULT_MODEL,
     workers: Annotated[
-        int, typer.Option("--workers", metavar="N", min=1, max=64, help="Processes, which share the cores.")
+        int,
+        typer.Option("--workers", metavar="N", min=1, max=64, help="Number of processes, which share the CPU cores."),
     ] = 1,
     root_path: Annotated[
-        str, typer.Option("--root-path", metavar="PATH", help="Where a proxy shows the service, such as /faces.")
+        str,
+        typer.Option(
+            "--root-path", metavar="PATH", help="The path under which a proxy publishes the service, such as /faces."
+        ),
     ] = "",
     host_name: Annotated[
         list[str] | None,
-        typer.Option("--host-name", metavar="NAME", help="A name by which clients call the service; may be repeated."),
+        typer.Option(
+            "--host-name",
+            metavar="NAME",
+            help="A host name of the service, as in the requests of clients; may be repeated.",
+        ),
     ] = None,
     proxy: Annotated[
         list[str] | None,
         typer.Option(
-            "--proxy", metavar="ADDRESS", help="A proxy whose X-Forwarded headers are believed; may be repeated."
+            "--proxy",
+            metavar="ADDRESS",
+            help="The address of a proxy to trust X-Forwarded headers from; may be repeated.",
         ),
     ] = None,
     min_size: MinSize = DEFAULT_MIN_SIZE,
-    no_crops: Annotated[bool, typer.Option("--no-crops", help="Keep no pictures of enrolled faces.")] = False,
+    no_crops: Annotated[bool, typer.Option("--no-crops", help="Do not store the crops of enrolled faces.")] = False,
     unknowns_days: Annotated[
         float,
         typer.Option(
@@ -83,41 +105,57 @@ def serve(
             metavar="DAYS",
             min=0,
             max=36_500,
-            help="Keep faces nobody could name for so long, so that they can be named later; 0 keeps none.",
+            help="Number of days to keep unknown faces, so that they can be named later; 0 keeps none.",
         ),
     ] = 0.0,
     rate: Annotated[
         float | None,
         typer.Option(
-            "--rate", metavar="N", min=0.001, help="Requests a second of one key on average.", show_default="any"
+            "--rate",
+            metavar="N",
+            min=0.001,
+            help="Average number of requests per second allowed per key.",
+            show_default="any",
         ),
     ] = None,
     burst: Annotated[
-        int, typer.Option("--burst", metavar="N", min=1, help="Requests of one key at once, with --rate.")
+        int, typer.Option("--burst", metavar="N", min=1, help="Number of requests a key may make at once, with --rate.")
     ] = 100,
     max_body: Annotated[
-        int, typer.Option("--max-body", metavar="MB", min=1, max=1024, help="Megabytes of one request.")
+        int, typer.Option("--max-body", metavar="MB", min=1, max=1024, help="Largest size of a request, in megabytes.")
     ] = 32,
     max_photos: Annotated[
-        int, typer.Option("--max-photos", metavar="N", min=1, max=1000, help="Photos of one request.")
+        int, typer.Option("--max-photos", metavar="N", min=1, max=1000, help="Largest number of photos in a request.")
     ] = 100,
     queue: Annotated[
-        int, typer.Option("--queue", metavar="N", min=1, max=10_000, help="Photos that may wait for the networks.")
+        int,
+        typer.Option(
+            "--queue", metavar="N", min=1, max=10_000, help="Largest number of photos that wait to be processed."
+        ),
     ] = 64,
     request_seconds: Annotated[
-        float, typer.Option("--request-seconds", metavar="S", min=1, max=3600, help="Seconds that a request may take.")
+        float,
+        typer.Option("--request-seconds", metavar="S", min=1, max=3600, help="Longest time for a request, in seconds."),
     ] = 60.0,
     allow_private_webhooks: Annotated[
-        bool, typer.Option("--allow-private-webhooks", help="Let webhooks call addresses of the local network.")
+        bool, typer.Option("--allow-private-webhooks", help="Allow webhooks to call addresses in the local network.")
     ] = False,
     mqtt: Annotated[
-        str, typer.Option("--mqtt", metavar="URL", help="Publish events at mqtt://user@host/topic (extra mqtt).")
+        str,
+        typer.Option(
+            "--mqtt",
+            metavar="URL",
+            help="The MQTT broker to publish events to, as mqtt://user@host/topic (needs the extra mqtt).",
+        ),
     ] = "",
-    log_level: Annotated[LogLevel, typer.Option("--log-level", help="What is written to stderr.")] = LogLevel.info,
+    log_level: Annotated[
+        LogLevel, typer.Option("--log-level", help="The lowest level that is logged to stderr.")
+    ] = LogLevel.info,
 ) -> None:
     """Serve the API and the page until Ctrl+C or SIGTERM.
 
-    It prints its address when it serves. Photos of up to 50 megapixels are taken; `facespace --max-pixels N serve` moves that.
+    The address is printed when the service is ready. Photos may have up to 50 megapixels; change that limit with
+    `facespace --max-pixels N serve`.
     """
     if context.invoked_subcommand is not None:
         serve_keys.check_options_before(context)
@@ -140,7 +178,7 @@ def serve(
 
 
 def check_extra() -> None:
-    """`ValueError` where packages of the extra `serve` are missing."""
+    """Raise `ValueError` if packages of the extra `serve` are missing."""
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""facespace serve key: the API keys of a service, for who owns its state folder, whether the service runs or not."""
+"""facespace serve key: create, list and revoke the API keys of a service, whether or not it is running."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from facespace.server.keys import KeyRecord
     from facespace.server.state import State
 
-app = typer.Typer(help="Make, list and revoke the API keys of a service.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Create, list and revoke the API keys of a service.", no_args_is_help=True, rich_markup_mode=None
+)
 
 _SPAN = re.compile(r"(\d{1,5})\s*([hdwy])")
 _HOURS = {"h": 1, "d": 24, "w": 7 * 24, "y": 365 * 24}
@@ -39,7 +41,7 @@ Gallery = Annotated[
 ]
 StateFolder = Annotated[
     str | None,
-    typer.Option("--state", metavar="DIR", help="The service's state folder; by default beside the gallery."),
+    typer.Option("--state", metavar="DIR", help="The state folder of the service; by default next to the gallery."),
 ]
 
 
@@ -51,17 +53,21 @@ def create(
     ] = None,
     expires: Annotated[
         str | None,
-        typer.Option("--expires", metavar="WHEN", help="12h, 30d, 8w, 1y, or a date (2027-12-31); never by default."),
+        typer.Option(
+            "--expires",
+            metavar="WHEN",
+            help="When the key expires: 12h, 30d, 8w, 1y, or a date such as 2027-12-31; by default never.",
+        ),
     ] = None,
-    label: Annotated[str, typer.Option("--label", metavar="TEXT", help="What the key is for.")] = "",
+    label: Annotated[str, typer.Option("--label", metavar="TEXT", help="A note on what the key is used for.")] = "",
     gallery: Gallery = "people.gallery",
     state: StateFolder = None,
     json: Json = False,
 ) -> None:
-    """Make a key and print it. It is shown this once: only a hash of it is stored.
+    """Create a key and print it. It cannot be shown again, because only its hash is stored.
 
-    A running service takes the key at once. Whoever owns the state folder can always make a key here, also when the last
-    key of an administrator is lost or revoked.
+    A running service accepts the key at once. The owner of the state folder can always create keys, even if the last key of
+    an administrator is lost or revoked.
     """
     from facespace.identification.stores.actors import user_name
     from facespace.server.audit import Audit
@@ -83,7 +89,7 @@ def create(
 
 @app.command("list")
 def list_(gallery: Gallery = "people.gallery", state: StateFolder = None, json: Json = False) -> None:
-    """List the keys, the latest first."""
+    """List the keys, latest first."""
     from facespace.server.keys import Keys
 
     opened = _open(gallery, state)
@@ -93,7 +99,7 @@ def list_(gallery: Gallery = "people.gallery", state: StateFolder = None, json: 
         opened.close()
     for record in found:
         if json:
-            write_json(_told(record))
+            write_json(_as_json(record))
         else:
             collection = record.collection or "all collections"
             write_line(
@@ -105,11 +111,11 @@ def list_(gallery: Gallery = "people.gallery", state: StateFolder = None, json: 
 
 @app.command("revoke")
 def revoke(
-    key: Annotated[str, typer.Argument(metavar="ID", help="The id of the key, as `list` shows it, or the key itself.")],
+    key: Annotated[str, typer.Argument(metavar="ID", help="The id of the key as shown by `list`, or the key itself.")],
     gallery: Gallery = "people.gallery",
     state: StateFolder = None,
 ) -> None:
-    """Make a key invalid at once, in a running service too."""
+    """Make a key invalid at once, also in a running service."""
     from facespace.identification.stores.actors import user_name
     from facespace.server.audit import Audit
     from facespace.server.keys import Keys
@@ -132,13 +138,13 @@ def revoke(
             )
             write_line(f"{identifier} revoked")
         else:
-            write_line(f"{identifier} was revoked before")
+            write_line(f"{identifier} was already revoked")
     finally:
         opened.close()
 
 
 def check_options_before(context: typer.Context) -> None:
-    """A usage error for options of `serve` before `key`, which the commands after it would not see."""
+    """Raise a usage error for options of `serve` given before `key`, which would be ignored."""
     for name in context.params:
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
@@ -155,13 +161,13 @@ def _open(gallery: str, folder: str | None, *, create: bool = False) -> State:
     folder = folder or default_state(gallery)
     if not create and not Path(folder, FILE).exists():
         raise ValueError(
-            f"{one_line(folder)}: no state folder of a service; name it (--state), or its gallery (--gallery)"
+            f"{one_line(folder)}: not the state folder of a service; give it with --state, or its gallery with --gallery"
         )
     return State(folder)
 
 
 def _end(text: str, now: datetime) -> float:
-    """The time that `--expires` means, in seconds since 1970; a date means its end, in UTC.
+    """Parse `--expires`; return seconds since 1970. A date means the end of that day in UTC.
 
     >>> _end("2h", datetime(2027, 1, 1, tzinfo=timezone.utc)) - datetime(2027, 1, 1, tzinfo=timezone.utc).timestamp()
     7200.0
@@ -195,7 +201,7 @@ def _date(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _told(record: KeyRecord) -> dict[str, Any]:
+def _as_json(record: KeyRecord) -> dict[str, Any]:
     return {
         "id": record.id,
         "role": record.role,

@@ -1,4 +1,4 @@
-"""facespace train: a network by a recipe; started again, it goes on where it was."""
+"""facespace train: train a network with a recipe, or resume a run."""
 
 from __future__ import annotations
 
@@ -21,20 +21,25 @@ if TYPE_CHECKING:
 def train(
     recipe: Annotated[
         str,
-        typer.Argument(metavar="RECIPE", help="A recipe's name or TOML file, or the folder of a run to go on with."),
+        typer.Argument(metavar="RECIPE", help="The name or TOML file of a recipe, or the folder of a run to resume."),
     ],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Put over the recipe: data=DIR, center.weight=0.02.")
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE", help="Values that replace those of the recipe, such as data=DIR or center.weight=0.02."
+        ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", metavar="DIR", help="The run's folder; by default runs/NAME-DATE-TIME.")
+        Path | None,
+        typer.Option("--output", metavar="DIR", help="The folder of the run; by default runs/NAME-DATE-TIME."),
     ] = None,
-    show_recipe: Annotated[bool, typer.Option("--show", help="Print the recipe as resolved, and do nothing.")] = False,
+    show_recipe: Annotated[bool, typer.Option("--show", help="Print the recipe with all values, and exit.")] = False,
 ) -> None:
-    """Train a network. Recipes: see `facespace train --show NAME`.
+    """Train a network. To see a recipe: `facespace train --show NAME`.
 
-    Killed or stopped, the same command with the same --output, or `facespace train RUN`, goes on from the last
-    checkpoint as if nothing had happened. Ctrl-C and SIGTERM end it after the step, which is saved. For several GPUs: torchrun --nproc-per-node N -m facespace train ...
+    To resume an interrupted run from its last checkpoint, use the same command with the same --output, or
+    `facespace train RUN`; the result is the same as without the interruption. Ctrl+C and SIGTERM save a checkpoint after the
+    current step and exit. On several GPUs: torchrun --nproc-per-node N -m facespace train ...
     """
     from facespace.formats.torch_files import require_torch
 
@@ -45,12 +50,14 @@ def train(
     run = Path(recipe)
     if is_run(run):
         if output is not None and output != run:
-            raise typer.BadParameter("a run goes on in its own folder", param_hint="--output")
+            raise typer.BadParameter(
+                "must be omitted when a run is resumed, or be its own folder", param_hint="--output"
+            )
         chosen = load(run / RECIPE, overrides or ())
     else:
         if output is None and "TORCHELASTIC_RUN_ID" in os.environ:
             raise typer.BadParameter(
-                "torchrun starts several processes, at several times: name the run's folder", param_hint="--output"
+                "must be given with torchrun, so that all processes use the same folder", param_hint="--output"
             )
         chosen = load(recipe, overrides or ())
         run = output if output is not None else Path("runs") / f"{_name(recipe)}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -61,7 +68,7 @@ def train(
 
 
 def train_and_show(recipe: Recipe, run: Path) -> Path:
-    """Train into the folder `run`, with lines as they come; the folder of the model that was made."""
+    """Train in the folder `run` and print progress; return the folder of the trained model."""
     from facespace.models.folder import is_run
     from facespace.training import distributed
     from facespace.training.interrupts import Interrupted
@@ -75,14 +82,14 @@ def train_and_show(recipe: Recipe, run: Path) -> Path:
         shown.end()
         saved = isinstance(error, Interrupted)
         number = error.number if isinstance(error, Interrupted) else signal.SIGINT
-        if shown.speaks:
-            said = "stopped after a step that is saved" if saved else "stopped at once"
-            say(f"{said}; {resume_hint(run) if is_run(run) else 'the same command begins again'}")
+        if shown.is_main:
+            how = "stopped after saving a checkpoint" if saved else "stopped immediately"
+            say(f"{how}; {resume_hint(run) if is_run(run) else 'run the same command again to start over'}")
         raise typer.Exit(128 + number) from None
     finally:
         shown.end()
         distributed.leave()
-    if shown.speaks:
+    if shown.is_main:
         write_line(f"{trained.steps} steps -> {trained.model}")
     return run / "model" if trained.model is None else trained.model
 
@@ -92,16 +99,16 @@ def _name(recipe: str) -> str:
 
 
 class _Lines:
-    """Lines as they come; on a terminal those that pass take each other's place, in a pipe they come every minute."""
+    """Prints lines. Passing lines, such as progress, replace each other on a terminal; in a pipe there is one per minute."""
 
     def __init__(self) -> None:
-        self.speaks = int(os.environ.get("RANK", "0")) == 0
+        self.is_main = int(os.environ.get("RANK", "0")) == 0
         self._terminal = sys.stdout.isatty()
         self._open, self._last = False, 0.0
 
     def show(self, line: str, passing: bool) -> None:
-        """Print a line; one that is `passing` may be left out."""
-        if not self.speaks:
+        """Print a line. A `passing` line may be replaced or left out."""
+        if not self.is_main:
             return
         if self._terminal:
             print(f"\r\x1b[K{line}", end="" if passing else "\n", flush=True)
@@ -111,7 +118,7 @@ class _Lines:
             write_line(line)
 
     def end(self) -> None:
-        """Leave the line that others may have taken the place of."""
+        """End a passing line, so that the next output starts on a new line."""
         if self._open:
             print(flush=True)
         self._open = False

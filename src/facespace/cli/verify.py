@@ -1,4 +1,4 @@
-"""facespace verify: how well a model tells same from different on labelled pairs."""
+"""facespace verify: measure a model on labelled pairs of photos."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ app = typer.Typer(
 
 
 class DistanceName(str, Enum):
-    """What is compared with a threshold."""
+    """The distance between two embeddings."""
 
     euclidean = "euclidean"
     angle = "angle"
 
 
 class FlipName(str, Enum):
-    """What is done with the mirror image."""
+    """How the mirror image is used."""
 
     none = "none"
     concat = "concat"
@@ -46,10 +46,10 @@ class FlipName(str, Enum):
 
 
 class FlipCommand(TyperCommand):
-    """Reads `--flip` without a word as the 2018 flag it was: concat."""
+    """Reads `--flip` without a value as `--flip concat`, like the flag of the 2018 program."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Put the word in where it is left out."""
+        """Insert the missing value, and parse."""
         words = {name.value for name in FlipName}
         full: list[str] = []
         for k, arg in enumerate(args):
@@ -60,36 +60,45 @@ class FlipCommand(TyperCommand):
 
 
 Distance = Annotated[
-    DistanceName, typer.Option("--distance", help="Squared Euclidean (0 to 4), or the angle divided by pi.")
+    DistanceName,
+    typer.Option("--distance", help="Squared Euclidean distance (0 to 4), or the angle divided by pi (0 to 1)."),
 ]
 Flip = Annotated[
     FlipName,
-    typer.Option("--flip", help="Use the mirror image too: put end to end (plain --flip, as in 2018), or added."),
+    typer.Option(
+        "--flip",
+        help="Also embed the mirror image: concatenate the embeddings (plain --flip, as in 2018), or add them.",
+    ),
 ]
 SubtractMean = Annotated[
-    bool, typer.Option("--subtract-mean", help="Take off the mean embedding of the pairs the threshold comes from.")
+    bool,
+    typer.Option("--subtract-mean", help="Subtract the mean embedding of the pairs that the threshold is chosen on."),
 ]
 ThresholdFrom = Annotated[
     Path | None,
-    typer.Option("--threshold-from", metavar="PAIRS|BIN", help="Choose the threshold there; no folds are made then."),
+    typer.Option(
+        "--threshold-from",
+        metavar="PAIRS|BIN",
+        help="Choose the threshold on these pairs, instead of by cross-validation.",
+    ),
 ]
-Aligned = Annotated[bool, typer.Option("--aligned", help="The images are aligned crops: detect nothing.")]
-AllowMissing = Annotated[
-    bool, typer.Option("--allow-missing", help="Score in spite of missing photos or uneven folds.")
-]
+Aligned = Annotated[bool, typer.Option("--aligned", help="Treat the images as aligned crops, without detection.")]
+AllowMissing = Annotated[bool, typer.Option("--allow-missing", help="Allow missing photos and uneven folds.")]
 ResizeCrops = Annotated[
-    bool, typer.Option("--resize-crops", help="Score crops that do not fit the model, resized; the report says so.")
+    bool, typer.Option("--resize-crops", help="Resize crops that do not fit the model, which the report mentions.")
 ]
 Output = Annotated[
-    Path | None, typer.Option("--output", metavar="DIR", help="Write report.html and report.json there.")
+    Path | None, typer.Option("--output", metavar="DIR", help="Write report.html and report.json to this folder.")
 ]
 DISTANCE, FLIP = DistanceName.euclidean, FlipName.none
 
 
 @app.command("lfw", cls=FlipCommand)
 def lfw(
-    images: Annotated[Path, typer.Argument(metavar="IMAGES", help="The folder of NAME/NAME_0001.jpg.")],
-    pairs: Annotated[Path, typer.Option("--pairs", metavar="FILE", help="pairs.txt, or a list of view 1.")],
+    images: Annotated[Path, typer.Argument(metavar="IMAGES", help="A folder of photos named NAME/NAME_0001.jpg.")],
+    pairs: Annotated[
+        Path, typer.Option("--pairs", metavar="FILE", help="The list of pairs: pairs.txt, or a list of view 1.")
+    ],
     distance: Distance = DISTANCE,
     flip: Flip = FLIP,
     subtract_mean: SubtractMean = False,
@@ -103,10 +112,10 @@ def lfw(
     model: OptionalModel = None,
     ray: Ray = None,
 ) -> None:
-    """Pairs as Labeled Faces in the Wild lists them; whole photos, or crops with --aligned.
+    """Measure on pairs in the format of Labeled Faces in the Wild, with whole photos, or crops with --aligned.
 
-    A list with folds is scored by the protocol of 2018: each fold at the threshold that was best on the others. A
-    list without (view 1) wants --threshold-from, or its own best threshold is reported and called optimistic.
+    A list with folds is scored as in 2018: each fold at the threshold that is best on the others. For a list without folds
+    (view 1) give --threshold-from; otherwise the list's own best threshold is used, and the result called optimistic.
     """
     from facespace.datasets.pairs.pair_sets import PairSource
 
@@ -137,7 +146,7 @@ def bin_(
     model: OptionalModel = None,
     ray: Ray = None,
 ) -> None:
-    """A `.bin` file: 112 px crops by five points, ten contiguous folds. Its pickle is read without running any of it."""
+    """Measure on a `.bin` file of 112 px crops, in ten contiguous folds. Its pickle is read without running any code."""
     from facespace.datasets.pairs.pair_sets import PairSource
 
     _measure(
@@ -154,8 +163,15 @@ def bin_(
 
 @app.command("pairs", cls=FlipCommand)
 def pairs_(
-    csv: Annotated[Path, typer.Argument(metavar="CSV", help="Columns a,b,same; others are groups to report by.")],
-    root: Annotated[Path, typer.Option("--root", metavar="DIR", help="The folder the paths in it begin at.")],
+    csv: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CSV", help="A table with the columns a,b,same; other columns are groups to report separately."
+        ),
+    ],
+    root: Annotated[
+        Path, typer.Option("--root", metavar="DIR", help="The folder that the paths in CSV are relative to.")
+    ],
     distance: Distance = DISTANCE,
     flip: Flip = FLIP,
     subtract_mean: SubtractMean = False,
@@ -169,7 +185,7 @@ def pairs_(
     model: OptionalModel = None,
     ray: Ray = None,
 ) -> None:
-    """Your own pairs. With a column `fold` by folds; with `person_a`, `person_b` with intervals over people."""
+    """Measure on your own pairs. A column `fold` gives folds; `person_a` and `person_b` give intervals over people."""
     from facespace.datasets.pairs.pair_sets import PairSource
 
     _measure(
@@ -213,7 +229,7 @@ def _measure(
     from facespace.reports.page import check_plots
 
     if ray not in (None, "local") and output is None:
-        raise typer.BadParameter("needs --output DIR, a folder that every node sees", param_hint="--ray")
+        raise typer.BadParameter("needs --output DIR, a folder that every node can access", param_hint="--ray")
     if output is not None:
         check_plots()
         output.mkdir(parents=True, exist_ok=True)
@@ -267,7 +283,7 @@ def _represent_in_parts(
     device: Device,
     ray: str,
 ) -> Represented:
-    """Embed the photos of a list on Ray; parts lie in the folder `place` until they are joined."""
+    """Embed the photos of a list on Ray. The parts are in the folder `place` until they are joined."""
     from facespace.distribution.evaluating import EvaluatingWork, begin, finish
     from facespace.distribution.storage import Folder
 
@@ -281,7 +297,7 @@ def _represent_in_parts(
 
 
 def _summary(evaluation: Evaluation) -> list[str]:
-    """What a terminal shows: the figures and every setting they depend on."""
+    """Return the printed lines: the figures and all settings they depend on."""
     from facespace.evaluation import report
 
     result, settings, intervals = evaluation.verification, evaluation.settings, evaluation.intervals

@@ -1,4 +1,4 @@
-"""facespace watch: who is in front of cameras, told as it happens."""
+"""facespace watch: report the people in front of cameras as they appear."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 SECRET_VARIABLE = "FACESPACE_WEBHOOK_SECRET"  # noqa: S105 - the name of a variable
-_PAUSES = (1.0, 2.0, 5.0, 15.0, 30.0)  # seconds until a gallery or server that failed is asked again
-_LONGEST_END = 3.0  # seconds that sources have to end; one that waits for a picture is left to itself
+_PAUSES = (1.0, 2.0, 5.0, 15.0, 30.0)  # seconds before a failed request to a gallery or server is repeated
+_LONGEST_END = 3.0  # seconds to wait for the threads of the sources at the end
 
 
 class SnapshotOf(str, Enum):
@@ -60,7 +60,7 @@ def watch(
         list[str],
         typer.Argument(
             metavar="SOURCE",
-            help="A camera's number, an address at rtsp:// or http://, or a video; NAME=SOURCE names it in events.",
+            help="A camera number, an rtsp:// or http:// address, or a video; NAME=SOURCE sets its name in events.",
         ),
     ],
     gallery: GalleryOrServer = None,
@@ -72,27 +72,35 @@ def watch(
         typer.Option(
             "--rate",
             metavar="R",
-            help=f"Share of strangers that may be given a name; by default what `calibrate` stored, or {DEFAULT_RATE}.",
+            help=f"Target share of strangers who are given a name; by default that of `calibrate`, or {DEFAULT_RATE}.",
         ),
     ] = None,
     cooldown: Annotated[
         float,
-        typer.Option("--cooldown", metavar="SECONDS", min=0, help="How long somebody was away to be reported again."),
+        typer.Option(
+            "--cooldown",
+            metavar="SECONDS",
+            min=0,
+            help="Seconds that a person must be absent before being reported again.",
+        ),
     ] = 60.0,
     per_second: Annotated[
-        float, typer.Option("--per-second", metavar="N", min=0.1, max=60, help="Pictures looked at a second.")
+        float,
+        typer.Option("--per-second", metavar="N", min=0.1, max=60, help="Number of frames to process per second."),
     ] = 5.0,
     snapshots: Annotated[
         Path | None,
-        typer.Option("--snapshots", metavar="DIR", help="Keep a picture of each event here.", show_default=False),
+        typer.Option(
+            "--snapshots", metavar="DIR", help="Save a picture of each event to this folder.", show_default=False
+        ),
     ] = None,
     snapshot_of: Annotated[
-        SnapshotOf, typer.Option("--snapshot-of", help="Keep the face alone, or the whole picture.")
+        SnapshotOf, typer.Option("--snapshot-of", help="What a snapshot shows: the face, or the whole frame.")
     ] = SnapshotOf.crop,
     keep_unknown: Annotated[
         bool,
         typer.Option(
-            "--keep-unknown", help="With --server, keep strangers there among the unnamed, to be named later."
+            "--keep-unknown", help="With --server, let the service keep unknown faces, so that they can be named later."
         ),
     ] = False,
     webhook: Annotated[
@@ -100,7 +108,7 @@ def watch(
         typer.Option(
             "--webhook",
             metavar="URL",
-            help=f"Post each event there, signed with what the variable {SECRET_VARIABLE} holds.",
+            help=f"Post each event to this URL, signed with the secret in {SECRET_VARIABLE}.",
             show_default=False,
         ),
     ] = None,
@@ -109,7 +117,7 @@ def watch(
         typer.Option(
             "--mqtt",
             metavar="ADDRESS",
-            help="Publish each event at a broker: mqtt://user@host/topic, or mqtts://.",
+            help="Publish each event to an MQTT broker: mqtt://user@host/topic, or mqtts://.",
             show_default=False,
         ),
     ] = None,
@@ -117,10 +125,10 @@ def watch(
     device: EmbeddingDevice = Device.auto,
     model: OptionalModel = None,
 ) -> None:
-    """Tell who is in front of cameras, as it happens: one JSON object a line for each person who comes.
+    """Report the people in front of cameras: one JSON object per line for each person who appears.
 
-    Somebody is told again once they have been away for a while; a face that nobody could name is told once. A camera that goes
-    away is opened again. Ctrl+C or SIGTERM ends it.
+    A person is reported again after an absence; an unknown face is reported once. A lost camera is opened again. Ctrl+C or
+    SIGTERM ends the command.
     """
     from facespace.cli.shared.watch_output import Snapshots, WatchOutput
 
@@ -128,7 +136,7 @@ def watch(
     if rate is not None and not 0 < rate < 1:
         raise typer.BadParameter(f"must be between 0 and 1, for instance 0.01, got {rate}", param_hint="--rate")
     if keep_unknown and server is None:
-        raise typer.BadParameter("is for --server, which keeps them", param_hint="--keep-unknown")
+        raise typer.BadParameter("can only be used with --server", param_hint="--keep-unknown")
     watched = _sources(sources)
     outbox, publisher = _outbox(webhook), None
     if mqtt is not None:
@@ -156,7 +164,7 @@ def watch(
 
 
 def _sources(words: list[str]) -> list[Source]:
-    """What to watch; a usage error for what cannot be, and for one name twice."""
+    """Parse the sources. Raises a usage error for an invalid source and for a name used twice."""
     from facespace.video.sources import parsed_source
 
     found: list[Source] = []
@@ -167,7 +175,7 @@ def _sources(words: list[str]) -> list[Source]:
             raise typer.BadParameter(str(error), param_hint="SOURCE") from None
         if any(source.name == other.name for other in found):
             raise typer.BadParameter(
-                f"two sources are called {source.name!r}; name them, as in door={word}", param_hint="SOURCE"
+                f"two sources are called {source.name!r}; give them names, as in door={word}", param_hint="SOURCE"
             )
         found.append(source)
     return found
@@ -184,7 +192,7 @@ def _outbox(url: str | None) -> Any:
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--webhook") from None
     if secret is None:
-        say(f"events are posted unsigned; the variable {SECRET_VARIABLE} holds what signs them")
+        say(f"events are posted unsigned; set {SECRET_VARIABLE} to sign them")
     return outbox
 
 
@@ -208,11 +216,11 @@ def _publisher(address: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class _Names:
-    """What names the frames of all sources.
+    """How the faces of all sources are named.
 
-    `namer` makes what names one source from when it is opened until it ends, `person` is somebody who was named, as events
-    tell it. `turn` is the lock with which sources take turns, None where they need none. `keep` keeps a stranger, to be
-    named later, and gives the id.
+    `namer` creates a namer for one source, used until the source ends. `person` returns the person with a name as events
+    describe them. `turn` is a lock that sources share, or None. `keep` stores an unknown face to be named later, and returns
+    its id.
     """
 
     namer: Callable[[], FrameNamer]
@@ -245,13 +253,13 @@ def _gallery_names(
 
     def make() -> FrameNamer:
         return VideoNamer(
-            detector, embedder, lambda vectors: _patiently(lambda: identify(vectors), stop), keep_pixels=keep_pixels,
+            detector, embedder, lambda vectors: _retry(lambda: identify(vectors), stop), keep_pixels=keep_pixels,
             keep_appearances=False,
         )  # fmt: skip
 
     def person(name: str) -> dict[str, Any]:
-        stored = _patiently(lambda: people.store.find(name), stop)
-        if stored is None:  # renamed or removed at this moment
+        stored = _retry(lambda: people.store.find(name), stop)
+        if stored is None:  # renamed or removed meanwhile
             return {"id": "", "name": name, "external_id": None}
         return {"id": str(stored.id), "name": name, "external_id": stored.state.external_id or None}
 
@@ -259,7 +267,7 @@ def _gallery_names(
 
 
 class _Server:
-    """Names from a service."""
+    """Names faces with a service."""
 
     def __init__(
         self,
@@ -283,13 +291,13 @@ class _Server:
         self._people: dict[str, dict[str, Any]] = {}
 
     def namer(self) -> FrameNamer:
-        """A namer for one source, from when it was opened until it ends."""
+        """Return a namer for one source, used until the source ends."""
         from facespace.video.remote_naming import RemoteNamer
 
         return RemoteNamer(self._identify, keep_pixels=self._keep_pixels)
 
     def person(self, name: str) -> dict[str, Any]:
-        """Somebody who was named, as the service told it."""
+        """Return a person as the service described them."""
         return self._people.get(name) or {"id": "", "name": name, "external_id": None}
 
     def close(self) -> None:
@@ -297,13 +305,13 @@ class _Server:
         self._transport.close()
 
     def keep(self, seen: Seen) -> str | None:
-        """Have the service keep a stranger's face; its id there, None where it keeps none."""
+        """Let the service keep an unknown face; return its id, or None if it is not kept."""
         from facespace.client.answers import read_named_face
 
         place = seen.face.face.box
         answer = self._ask(seen.frame.pixels, keep_unknown=True)
         kept = [face for face in map(read_named_face, answer.each("faces")) if face.unknown_id is not None]
-        # The same picture was asked for before, so that its box is the same but for what another batch may change.
+        # The same frame was identified before. Its boxes may differ slightly, because it may share a batch with other frames.
         near = [face for face in kept if max(abs(a - b) for a, b in zip(face.box, place, strict=True)) < 5]
         return near[0].unknown_id if near else None
 
@@ -319,7 +327,7 @@ class _Server:
         Image.fromarray(pixels).save(stream, "JPEG", quality=95)
         picture = picture_of(stream.getvalue())
         call = Call("POST", "/v1/identify", {**self._query, **more}, picture=picture, repeatable=True)
-        return _patiently(lambda: self._transport.fields(call), self._stop)
+        return _retry(lambda: self._transport.fields(call), self._stop)
 
     def _identify(self, pixels: Any) -> list[Any]:
         import numpy as np
@@ -345,12 +353,15 @@ class _Server:
 
 
 class _Stopped(Exception):
-    """Everything is to end, and what was asked for did not come any more."""
+    """Watching ends before a request has succeeded."""
 
 
-def _patiently(ask: Callable[[], T], stop: threading.Event) -> T:
-    """What a gallery or server answers; one that is away for a while is asked again until it is back."""
-    n_failed, said = 0, ""
+def _retry(ask: Callable[[], T], stop: threading.Event) -> T:
+    """Return the answer of a gallery or service, and repeat the request while it is unavailable.
+
+    Raises `_Stopped` when `stop` is set meanwhile, and any error that repeating would not help.
+    """
+    n_failed, last_error = 0, ""
     while True:
         try:
             return ask()
@@ -367,9 +378,9 @@ def _patiently(ask: Callable[[], T], stop: threading.Event) -> T:
                 raise
             pause = _PAUSES[min(n_failed, len(_PAUSES) - 1)]
             n_failed += 1
-            if str(error) != said:
-                say(f"{error}; asking again")
-            said = str(error)
+            if str(error) != last_error:
+                say(f"{error}; trying again")
+            last_error = str(error)
             if stop.wait(pause):
                 raise _Stopped from None
 
@@ -384,7 +395,7 @@ def _watch_all(
     cooldown: float,
     per_second: float,
 ) -> None:
-    """Watch every source in a thread, until all have ended or `stop`. Raises what ends everything."""
+    """Watch every source in a thread, until all have ended or `stop` is set. Raises an error that ends all of them."""
     ended: list[BaseException] = []
 
     def run(source: Source) -> None:
@@ -392,9 +403,9 @@ def _watch_all(
             _watch_one(source, names, output, stop, cooldown=cooldown, per_second=per_second)
         except _Stopped:
             pass
-        except VideoError as error:  # of a film; the others go on
+        except VideoError as error:  # in a video file; the other sources continue
             report.fail(error.source, error.reason)
-        except BaseException as error:  # raised again where the command ends
+        except BaseException as error:  # raised again at the end
             ended.append(error)
             stop.set()
 
@@ -416,18 +427,18 @@ def _watch_one(
     from facespace.video.sources import connections
     from facespace.video.watching import Watcher, watched
 
-    is_film = source.kind == "film"
+    is_file = source.kind == "film"
     frames = connections(source, stop, per_second=per_second, trouble=say)
-    clock = (lambda frame: frame.seconds) if is_film else (lambda frame: time.monotonic())  # noqa: ARG005
+    clock = (lambda frame: frame.seconds) if is_file else (lambda frame: time.monotonic())  # noqa: ARG005
     for seen in watched(frames, names.namer, Watcher(cooldown=cooldown), clock, turn=names.turn):
         person = None if seen.face.name is None else names.person(seen.face.name)
         kept = names.keep(seen) if names.keep is not None and seen.reason in ("stranger", "nobody_enrolled") else None
-        output.tell(source.name, seen, person, seconds=seen.frame.seconds if is_film else None, unknown_id=kept)
+        output.write(source.name, seen, person, seconds=seen.frame.seconds if is_file else None, unknown_id=kept)
 
 
 @contextlib.contextmanager
 def _stopped_by_signals(stop: threading.Event) -> Iterator[None]:
-    """SIGINT and SIGTERM set `stop`; a second one ends the program at once."""
+    """Let SIGINT and SIGTERM set `stop`. A second signal ends the program at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,7 +1,8 @@
-"""A facespace service over HTTP, with the names of the library.
+"""A client for the HTTP API of a facespace service, with the names of the library.
 
-Begin with `client.Client`. `calls` makes the requests, `transport` sends them and decides which are repeated, `fields`
-checks every value of an answer, `answers` are what the client returns. `uploads` sends many photos exactly once, with `journal` as its memory.
+Begin with `client.Client`. `calls` builds the requests, `transport` sends them and decides which are repeated, `fields`
+checks every value of an answer, and `answers` defines what the client returns. `uploads` enrolls many photos exactly once, and
+records them in a `journal`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the client returns: small frozen dataclasses, each made of the checked fields of an answer."""
+"""What the client returns: frozen dataclasses, made from the checked fields of an answer."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ F = TypeVar("F", bound=Face)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EmbeddedFace(Face):
-    """A face with its `embedding` (D,) float32 of length 1."""
+    """A face with its `embedding`, a unit vector (D,) float32."""
 
     embedding: npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class NamedFace(Face):
-    """A face with the person it shows: `name` is None for unknown, as in the library's `Match`.
+    """A face with the name of the person it shows, or None for unknown, as in the library's `Match`.
 
-    `person` is the id behind the name. `similarity` (cosine) is that to the nearest person, also of somebody unknown,
-    and None where nobody is enrolled; a name is given where it reaches `threshold`. `reason` says why a face is unknown:
-    `stranger`, `too_small`, `too_blurred`, `nobody_enrolled`, `ignored` or `somebody_else_here`. `unknown_id` is what
-    the face is kept by among the unknowns.
+    `person` is the person's id. `similarity` is the cosine similarity to the nearest person, also for an unknown face, and
+    None if no person is enrolled; the face is named if it reaches `threshold`. `reason` says why a face is unknown:
+    `stranger`, `too_small`, `too_blurred`, `nobody_enrolled`, `ignored` or `somebody_else_here`. `unknown_id` is the id
+    under which the service keeps an unknown face.
     """
 
     name: str | None
@@ -43,9 +43,9 @@ class NamedFace(Face):
 
 @dataclass(frozen=True, slots=True)
 class Faces(Generic[F]):
-    """The faces of one photo, the largest first: a sequence to loop over.
+    """The faces of one photo as a sequence, the largest first.
 
-    Coordinates are those of the photo of `width` and `height`, after it was `turned` by so many degrees clockwise.
+    Coordinates refer to the photo after it was turned clockwise by `turned` degrees, with its `width` and `height`.
     """
 
     faces: tuple[F, ...]
@@ -66,9 +66,10 @@ class Faces(Generic[F]):
 
 @dataclass(frozen=True, slots=True)
 class NamedFaces(Faces[NamedFace]):
-    """`Faces` that were compared with `n_people` people; of strangers, a share `strangers_named` gets a name.
+    """The named faces of one photo, compared with `n_people` people.
 
-    Of several photos sent at once, one that cannot be used has its `code` and `error`, and no faces.
+    `strangers_named` is the share of strangers who are given a name at the threshold. If several photos were sent and one
+    cannot be used, its result has a `code`, an `error` and no faces.
     """
 
     n_people: int = 0
@@ -79,11 +80,11 @@ class NamedFaces(Faces[NamedFace]):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether two faces are of one person: `same` where their cosine `similarity` reaches `threshold`.
+    """Whether two faces show the same person: `same` is True if their cosine `similarity` reaches `threshold`.
 
-    `false_match_rate` is the share of pairs of different people that this threshold calls the same, where it is known;
-    `qualities` are those of the two faces. Of several photos compared at once, one that cannot be used has its `code` and
-    `error`, and `same` is False.
+    `false_match_rate` is the share of pairs of different people that reach this threshold, if known. `qualities` are those
+    of the two faces. If several photos were compared and one cannot be used, its result has a `code` and an `error`, and
+    `same` is False.
     """
 
     similarity: float | None
@@ -97,10 +98,10 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """One enrolled person, as the library's `Person`, and what a service knows them by: `id`.
+    """One enrolled person, like the library's `Person`, with the `id` that the service uses.
 
-    `etag` is the state that was read: a change that is asked for by this `Person` is refused (412) where somebody else
-    has changed the person since. `cover` is the id of the photo that shows them best.
+    `etag` identifies the state that was read: a change requested with this `Person` is refused (412) if somebody else has
+    changed the person since. `cover` is the id of the person's best photo.
     """
 
     id: str
@@ -116,7 +117,7 @@ class Person:
 
 @dataclass(frozen=True, slots=True)
 class StoredPhoto:
-    """One photo of a person: where it came from, when it was added (UTC) and by which key."""
+    """One photo of a person: its source, when it was added (UTC), and the key that added it."""
 
     id: str
     source: str
@@ -129,7 +130,7 @@ class StoredPhoto:
 
 @dataclass(frozen=True, slots=True)
 class Remark:
-    """What is worth looking at in a photo that was enrolled: a stable `code`, and `detail` in words."""
+    """A remark about an enrolled photo: a stable `code`, and `detail` in words."""
 
     code: str
     detail: str
@@ -137,7 +138,7 @@ class Remark:
 
 @dataclass(frozen=True, slots=True)
 class AddedPhoto:
-    """A photo that was enrolled: the `index` of it among those sent, its id, the face's box, and what was noticed."""
+    """An enrolled photo: its `index` among those sent, its id, the face's box, and remarks."""
 
     index: int
     id: str
@@ -148,7 +149,7 @@ class AddedPhoto:
 
 @dataclass(frozen=True, slots=True)
 class RejectedPhoto:
-    """A photo that was not enrolled: the `index` of it among those sent, a stable `code`, and `detail` in words.
+    """A photo that was not enrolled: its `index` among those sent, a stable `code`, and `detail` in words.
 
     Codes: `no_face`, `several_faces`, `poor_quality`, `already_known`, `other_person`, `unreadable_image`, `too_large`.
     """
@@ -160,7 +161,7 @@ class RejectedPhoto:
 
 @dataclass(frozen=True, slots=True)
 class Enrolment:
-    """What became of photos that were sent to be enrolled; `person` is None where none of them was taken."""
+    """The result of an enrolment; `person` is None if no photo was enrolled."""
 
     person: Person | None
     added: tuple[AddedPhoto, ...]
@@ -169,7 +170,7 @@ class Enrolment:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a change did: the `person` after it, the `other` one of a split, and the number that `undo` takes it back by."""
+    """The result of a change: the `person` after it, the `other` person of a split, and the number for `undo`."""
 
     undo: int | None
     person: Person | None = None
@@ -178,7 +179,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class LogEntry:
-    """One line of the log: `at` a UTC time, `actor` the key that did it."""
+    """One entry of the log: `at` is its UTC time, `actor` the key that made the change."""
 
     id: int
     at: str
@@ -192,8 +193,8 @@ class LogEntry:
 class Collection:
     """One collection of people, with its own model and thresholds.
 
-    `threshold` is what a good face must reach for a person of one photo, where a share `strangers_named` of strangers may
-    be given a name.
+    `threshold` is the similarity that a face of good quality must reach to be named as a person with one photo, at the
+    target share `strangers_named` of strangers who are given a name.
     """
 
     name: str
@@ -206,7 +207,7 @@ class Collection:
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """A face nobody could name: when and where it was seen."""
+    """An unknown face that the service keeps: when and where it was seen."""
 
     id: str
     seen: str
@@ -218,7 +219,7 @@ class Unknown:
 
 @dataclass(frozen=True, slots=True)
 class Alike:
-    """An unknown face that is like one of a photo: its id, the `similarity`, and the `threshold` that it reaches."""
+    """An unknown face that is similar to a face of a photo: its id, the `similarity`, and the `threshold` it reaches."""
 
     id: str
     similarity: float
@@ -227,7 +228,7 @@ class Alike:
 
 @dataclass(frozen=True, slots=True)
 class Suggestion:
-    """Who a group of unknown faces may show; `likeness` is `very likely`, `likely` or `possible`."""
+    """A person whom a group of unknown faces may show; `likeness` is `very likely`, `likely` or `possible`."""
 
     person: str
     name: str
@@ -238,7 +239,7 @@ class Suggestion:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Unknown faces that are of one person, as it seems: their ids, the one that shows them best, and whom to think of."""
+    """A group of unknown faces that seem to show one person: their ids, the best face, and suggested people."""
 
     faces: tuple[str, ...]
     cover: str
@@ -246,17 +247,17 @@ class Cluster:
 
 
 def read_face(fields: Fields) -> Face:
-    """A detected face."""
+    """Read a detected face."""
     return _face(fields, Face)
 
 
 def read_embedded_face(fields: Fields) -> EmbeddedFace:
-    """A detected face with its embedding."""
+    """Read a detected face with its embedding."""
     return _face(fields, EmbeddedFace, embedding=np.array(fields.numbers("embedding"), np.float32))
 
 
 def read_named_face(fields: Fields) -> NamedFace:
-    """A face with a name, or without; `ServiceError` for a name below its threshold, which no service may give."""
+    """Read a named or unknown face. Raises `ServiceError` for a name with a similarity below the threshold."""
     name, similarity, threshold = (
         fields.text("name", None),
         fields.number("similarity", None),
@@ -293,7 +294,7 @@ def _box(fields: Fields) -> Box:
 
 
 def read_named_faces(fields: Fields, gallery: Fields | None = None) -> NamedFaces:
-    """The named faces of one photo; `gallery` is where an answer about several photos says whom they were compared with."""
+    """Read the named faces of one photo. `gallery` has the model and thresholds, if the answer is about several photos."""
     image, gallery = fields.inner("image"), gallery or fields
     return NamedFaces(
         tuple(read_named_face(face) for face in fields.each("faces")),
@@ -303,7 +304,7 @@ def read_named_faces(fields: Fields, gallery: Fields | None = None) -> NamedFace
 
 
 def read_verdict(fields: Fields, rate: float | None = None) -> Verdict:
-    """What two faces are; `ServiceError` where `same` does not follow from the numbers."""
+    """Read a verdict. Raises `ServiceError` if `same` contradicts the similarity and threshold."""
     similarity, threshold, same = fields.number("similarity"), fields.number("threshold"), fields.truth("same")
     if same != (similarity >= threshold):
         what = "the same person" if same else "different people"
@@ -315,7 +316,7 @@ def read_verdict(fields: Fields, rate: float | None = None) -> Verdict:
 
 
 def read_person(fields: Fields) -> Person:
-    """An enrolled person."""
+    """Read an enrolled person."""
     return Person(
         fields.text("id"), fields.text("name"), fields.whole("n_photos"), fields.text("added", ""),
         fields.text("external_id", ""), fields.mapping("metadata", {}), fields.text("templates", ""),
@@ -324,7 +325,7 @@ def read_person(fields: Fields) -> Person:
 
 
 def read_photo(fields: Fields) -> StoredPhoto:
-    """A photo of a person."""
+    """Read a photo of a person."""
     return StoredPhoto(
         fields.text("id"), fields.text("source", ""), fields.text("added", ""), fields.number("quality", None),
         fields.mapping("metadata", {}), fields.truth("has_crop", False), fields.text("actor", ""),
@@ -332,7 +333,7 @@ def read_photo(fields: Fields) -> StoredPhoto:
 
 
 def read_enrolment(fields: Fields) -> Enrolment:
-    """What became of photos."""
+    """Read the result of an enrolment."""
     person = fields.inner_or_none("person")
     added = tuple(
         AddedPhoto(
@@ -348,7 +349,7 @@ def read_enrolment(fields: Fields) -> Enrolment:
 
 
 def read_change(fields: Fields) -> Change:
-    """What a change did, with the people after it, however deep they stand in the answer."""
+    """Read the result of a change. The answer is the person itself, or contains one or two people."""
     person, other = fields.inner_or_none("person"), fields.inner_or_none("other")
     if person is None and fields.text("id", None) is not None:  # the answer is the person
         return Change(fields.whole("undo", None), read_person(fields))
@@ -357,7 +358,7 @@ def read_change(fields: Fields) -> Change:
 
 
 def read_log_entry(fields: Fields) -> LogEntry:
-    """A line of the log."""
+    """Read an entry of the log."""
     return LogEntry(
         fields.whole("number"), fields.text("at"), fields.text("actor", ""), fields.text("kind"), fields.text("text", ""),
         fields.truth("undone", False),
@@ -365,7 +366,7 @@ def read_log_entry(fields: Fields) -> LogEntry:
 
 
 def read_collection(fields: Fields) -> Collection:
-    """A collection of people."""
+    """Read a collection of people."""
     return Collection(
         fields.text("name"), fields.text("model", ""), fields.whole("n_people", 0), fields.whole("n_photos", 0),
         fields.number("strangers_named", None), fields.number("threshold", None),
@@ -373,7 +374,7 @@ def read_collection(fields: Fields) -> Collection:
 
 
 def read_unknown(fields: Fields) -> Unknown:
-    """A face nobody could name."""
+    """Read an unknown face."""
     return Unknown(
         fields.text("id"), fields.text("seen", ""), _box(fields), fields.text("source", ""),
         fields.number("quality", None), fields.truth("has_crop", False),
@@ -381,12 +382,12 @@ def read_unknown(fields: Fields) -> Unknown:
 
 
 def read_alike(fields: Fields) -> Alike:
-    """An unknown face that is like another one."""
+    """Read an unknown face that is similar to another face."""
     return Alike(fields.text("unknown_id"), fields.number("similarity"), fields.number("threshold"))
 
 
 def read_cluster(fields: Fields) -> Cluster:
-    """A group of unknown faces."""
+    """Read a group of unknown faces."""
     suggestions = []
     for one in fields.each("suggestions", ()):
         person = one.inner("person")

@@ -1,4 +1,4 @@
-"""Requests about one collection, as data for the transport: paths, headers, forms."""
+"""Requests about one collection, as `Call` objects for the transport."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from facespace.io.text import clean_name, one_line
 
 
 class Calls:
-    """Makes the requests about `collection`.
+    """Builds the requests about `collection`.
 
     >>> Calls("guests").read("/v1/log", limit=3).query
     {'collection': 'guests', 'limit': 3}
@@ -27,35 +27,35 @@ class Calls:
         self.collection = collection
 
     def read(self, path: str, **query: Any) -> Call:
-        """A question that changes nothing."""
+        """Return a request that changes nothing."""
         return Call("GET", path, self._query(query), repeatable=True)
 
     def look(self, path: str, photo: Source, **query: Any) -> Call:
-        """A question about one photo, whose landmarks are answered too."""
+        """Return a request about one photo; the answer includes landmarks."""
         return Call("POST", path, self._query({"landmarks": True, **query}), picture=picture_of(photo), repeatable=True)
 
     def compare(self, path: str, form: Form, **query: Any) -> Call:
-        """A question about several photos."""
+        """Return a request about several photos."""
         return Call("POST", path, self._query(query), form=form, repeatable=True)
 
     def send(self, path: str, form: Form, key: str | None, **query: Any) -> Call:
-        """Photos to be kept; the service recognises the request by the key, if it is repeated."""
+        """Return a request that enrolls photos. The service recognises a repetition by the idempotency key."""
         headers = {"Idempotency-Key": key or uuid.uuid4().hex}
         return Call("POST", path, self._query(query), headers, form=form, repeatable=True)
 
     def change(self, path: str, body: dict[str, Any], person: Person | str | None = None) -> Call:
-        """A change, of a person as they were seen; the service recognises the request, if it is repeated."""
+        """Return a request for a change, of `person` in the state that was read. The service recognises a repetition."""
         headers = {"Idempotency-Key": uuid.uuid4().hex}
         if person is not None:
             headers |= if_match(person)
         return Call("POST", path, self._query({}), headers, json=body, repeatable=True)
 
     def edit(self, path: str, person: Person | str, changes: dict[str, Any]) -> Call:
-        """What is to be changed of a person; not repeated once it may have arrived."""
+        """Return a request that edits a person. It is not repeated if it may have arrived."""
         return Call("PATCH", path, self._query({}), if_match(person), json=changes)
 
     def remove(self, path: str, person: Person | str | None = None) -> Call:
-        """What is to be removed; not repeated once it may have arrived."""
+        """Return a request that removes something. It is not repeated if it may have arrived."""
         return Call("DELETE", path, self._query({}), {} if person is None else if_match(person))
 
     def _query(self, query: dict[str, Any]) -> dict[str, Any]:
@@ -65,7 +65,7 @@ class Calls:
 def enrolment_form(
     name: str, photos: Sequence[Source], *, external_id: str | None = None, metadata: dict[str, Any] | None = None
 ) -> Form:
-    """The form that enrols photos; `ValueError` for a name that cannot be one, `ImageError` for a photo."""
+    """Return the form that enrolls photos. Raises `ValueError` for an invalid name and `ImageError` for an unreadable photo."""
     texts = [("name", clean_name(name))]
     if external_id is not None:
         texts.append(("external_id", external_id))
@@ -75,13 +75,13 @@ def enrolment_form(
 
 
 def photo_form(photos: Sequence[Source], texts: Sequence[tuple[str, str]] = (), others: Sequence[Source] = ()) -> Form:
-    """A form of photos, and of others to compare them with."""
+    """Return a form with photos, and with `others` to compare them with."""
     named: list[tuple[str, Picture]] = [("photo", picture_of(photo)) for photo in photos]
     return Form(texts, named + [("other", picture_of(other)) for other in others])
 
 
 def path_of(person: Person | str, *more: str) -> str:
-    """The path of a person, or of something of theirs.
+    """Return the path of a person, or of a resource below it.
 
     >>> path_of("3", "photos")
     '/v1/people/3/photos'
@@ -90,13 +90,13 @@ def path_of(person: Person | str, *more: str) -> str:
 
 
 def if_match(person: Person | str) -> dict[str, str]:
-    """The header that says which state of a person a change is meant for: that of a `Person`, or with an id any."""
+    """Return the `If-Match` header: the state of a `Person`, or any state if only the id is given."""
     etag = person.etag if isinstance(person, Person) else ""
     return {"If-Match": f'"{etag}"' if etag else "*"}
 
 
 def id_of(one: Any) -> str:
-    """The id of something that has one, or that is one.
+    """Return the id of an object, or the id itself.
 
     >>> id_of("3"), id_of(Person("3", "Ada", 1, ""))
     ('3', '3')
@@ -108,7 +108,9 @@ def id_of(one: Any) -> str:
 
 
 def segment(text: str) -> str:
-    """Text as one segment of a path; `ValueError` for what could lead to another address, as servers decode `%2F`.
+    """Quote text as one segment of a path.
+
+    Raises `ValueError` for text that could lead to another path, because servers decode `%2F`.
 
     >>> segment("zoë?")
     'zo%C3%AB%3F'

@@ -1,4 +1,4 @@
-"""A facespace service, with the names of the library."""
+"""The client for a facespace service."""
 
 from __future__ import annotations
 
@@ -46,22 +46,23 @@ from facespace.io.files import atomic_path
 from facespace.io.image import Source
 from facespace.io.text import clean_name
 
-MAX_CROP = 2**24  # bytes of the picture of one face
-_PAGE = 200  # people or faces that are read at once
+MAX_CROP = 2**24  # bytes of one crop
+_PAGE = 200  # people or faces per request
 
 
 class Client:
-    """A facespace service at `url`: find, compare, name and enrol faces there.
+    """Finds, compares, names and enrolls faces with the facespace service at `url`.
 
-    `key` is what `facespace serve key create` printed; a service on this machine may need none. `collection` is the
-    collection of people that all calls are about. `timeout` are the seconds that a step of a request may take. A request
-    that the service is too busy for, or that did not reach it, is repeated up to `retries` times, with the pauses that
-    the service asks for; one that may have changed something only where the service recognises the repetition.
+    `key` is the API key printed by `facespace serve key create`; a service on this machine may not need one. `collection`
+    is the collection of people that all methods use. `timeout` is the number of seconds that a step of a request may take.
+    A request that does not reach the service, or for which it is too busy, is repeated up to `retries` times, with the
+    pauses that the service asks for. A request that may have changed something is only repeated if the service can
+    recognise the repetition.
 
-    A photo is a path, bytes, a binary file, a PIL image or an array, as for `facespace.read`; `ImageError` where it
-    cannot be read here. What the service refuses is a `ServiceError` with its `code`. A `person` is an id or a `Person`:
-    a change asked for by a `Person` is refused where somebody else changed the person since it was read. Threads may
-    share a client.
+    A photo is a path, bytes, a binary file, a PIL image or an array, as for `facespace.read`. Methods raise `ImageError`
+    for a photo that cannot be read on this machine, and `ServiceError` with a `code` for an error of the service. A
+    `person` is an id or a `Person`: a change requested with a `Person` is refused if somebody else has changed the person
+    since it was read. Threads may share a client.
 
         with facespace.Client("http://127.0.0.1:8000") as client:
             client.enroll("Ada", ["ada1.jpg", "ada2.jpg"])
@@ -94,12 +95,12 @@ class Client:
 
     @property
     def collection(self) -> str:
-        """The collection of people that all calls are about."""
+        """The collection of people that all methods use."""
         return self._calls.collection
 
     @property
     def url(self) -> str:
-        """Where the service is."""
+        """The URL of the service."""
         return self._transport.url
 
     def close(self) -> None:
@@ -109,14 +110,14 @@ class Client:
     # Faces of photos
 
     def detect(self, photo: Source, *, max_faces: int | None = None, try_rotations: bool = False) -> Faces[Face]:
-        """The faces of a photo, the largest first."""
+        """Detect the faces of a photo, the largest first."""
         fields = self._ask(
             self._calls.look("/v1/detect", photo, max_faces=max_faces, try_rotations=try_rotations or None)
         )
         return _faces(fields, tuple(read_face(face) for face in fields.each("faces")))
 
     def embed(self, photo: Source, *, max_faces: int | None = None, try_rotations: bool = False) -> Faces[EmbeddedFace]:
-        """The faces of a photo with their embeddings, made by the model of the collection."""
+        """Detect the faces of a photo, and embed them with the model of the collection."""
         fields = self._ask(
             self._calls.look(
                 "/v1/embed", photo, max_faces=max_faces, try_rotations=try_rotations or None, embeddings=True
@@ -133,10 +134,10 @@ class Client:
         keep_unknown: bool | None = None,
         try_rotations: bool = False,
     ) -> NamedFaces:
-        """Who is in a photo: people who are enrolled are named, everybody else is unknown.
+        """Name the enrolled people in a photo; everybody else is unknown.
 
-        `rate` is the share of strangers that may be given a name. `keep_unknown` says whether faces that nobody could
-        name are kept among the unknowns; by default the service's setting.
+        `rate` is the target share of strangers who are given a name. `keep_unknown` says whether the service keeps unknown
+        faces, to be named later; by default its own setting applies.
         """
         call = self._calls.look(
             "/v1/identify", photo, rate=rate, max_faces=max_faces, keep_unknown=keep_unknown,
@@ -147,7 +148,7 @@ class Client:
     def identify_many(
         self, photos: Sequence[Source], *, rate: float | None = None, keep_unknown: bool | None = None
     ) -> list[NamedFaces]:
-        """`identify` for several photos in one request; one that cannot be used has its `error`."""
+        """Identify the people in several photos with one request. The result of an unusable photo has an `error`."""
         call = self._calls.compare(
             "/v1/identify/batch", photo_form(photos), rate=rate, keep_unknown=keep_unknown, landmarks=True
         )
@@ -170,9 +171,9 @@ class Client:
     def verify(
         self, a: Source, b: Source | None = None, *, person: Person | str | None = None, rate: float | None = None
     ) -> Verdict:
-        """Whether two photos show one person, or whether a photo shows a `person` who is enrolled; largest faces count.
+        """Compare the largest faces of two photos, or the largest face of a photo with an enrolled `person`.
 
-        `rate` is the share of pairs of different people that may be called the same.
+        `rate` is the target share of pairs of different people that are called the same.
         """
         if (b is None) == (person is None):
             raise TypeError("verify takes two photos, or a photo and a person")
@@ -183,7 +184,7 @@ class Client:
         return read_verdict(self._ask(call))
 
     def verify_many(self, photo: Source, others: Sequence[Source], *, rate: float | None = None) -> list[Verdict]:
-        """Compare a photo with each of several others; one that cannot be used has its `error`."""
+        """Compare a photo with each of several others. The result of an unusable photo has an `error`."""
         call = self._calls.compare("/v1/verify", photo_form([photo], others=others), rate=rate)
         answer = self._ask(call)
         rate_used = answer.number("false_match_rate", None)
@@ -213,13 +214,13 @@ class Client:
         accept: Sequence[str] = (),
         idempotency_key: str | None = None,
     ) -> Enrolment:
-        """Add photos of a person, who may be new, and say what became of each.
+        """Add photos of a new or known person; return the result of each photo.
 
-        `external_id` is what another system calls the person, `metadata` a small JSON object to keep with each photo. With
-        `largest` the largest of several faces is taken. `accept` are codes for which photos are not rejected,
-        `poor_quality` or `other_person`: they become remarks. Photos that are not taken are among the `rejected`, each with its code; the
-        others are enrolled nevertheless. A request that is repeated with one `idempotency_key` enrols once; by default
-        each call has its own.
+        `external_id` is the person's id in another system, `metadata` a small JSON object to store with each photo. With
+        `largest`, the largest of several faces is used. `accept` lists codes that become remarks instead of rejections:
+        `poor_quality`, `other_person`. Photos that are not enrolled are among the `rejected`, each with its code, and do
+        not prevent the others. A request that is repeated with the same `idempotency_key` enrolls once; by default each
+        call has its own key.
         """
         sources: list[Any] = list(photos) if isinstance(photos, (list, tuple)) else [photos]
         if not sources:
@@ -236,40 +237,40 @@ class Client:
         accept: Sequence[str] = (),
         idempotency_key: str | None = None,
     ) -> Enrolment:
-        """`enroll` with a form that `enrolment_form` made."""
+        """Enroll photos with a form from `calls.enrolment_form`; see `enroll`."""
         call = self._calls.send(
             "/v1/enroll", form, idempotency_key, largest=largest or None, try_rotations=try_rotations or None,
             accept=list(accept) or None,
         )  # fmt: skip
         enrolment = read_enrolment(self._ask(call))
-        told = sorted([one.index for one in enrolment.added] + [one.index for one in enrolment.rejected])
-        if told != list(range(len(form.photos))):
-            raise Fields({}, self.url).refuse(f"it is about {len(told)} photos, and {len(form.photos)} were sent")
+        indices = sorted([one.index for one in enrolment.added] + [one.index for one in enrolment.rejected])
+        if indices != list(range(len(form.photos))):
+            raise Fields({}, self.url).refuse(f"it is about {len(indices)} photos, but {len(form.photos)} were sent")
         return enrolment
 
     def people(self, *, search: str = "", external_id: str | None = None) -> Iterator[Person]:
-        """Everyone enrolled, or those whose name holds `search`, or who has that `external_id`; read page by page."""
+        """Iterate over the enrolled people, optionally with `search` in their name or with an `external_id`."""
         for fields in self._pages("/v1/people", "people", search=search or None, external_id=external_id):
             yield read_person(fields)
 
     def person(self, person: Person | str) -> Person:
-        """One person, as they are now; `ServiceError` with the code `no_such_person` where there is nobody of that id."""
+        """Return one person. Raises `ServiceError` with the code `no_such_person` if there is no person with that id."""
         return read_person(self._ask(self._calls.read(path_of(person))))
 
     def person_called(self, name: str) -> Person:
-        """The person of that name; `UnknownPerson` if there is nobody."""
+        """Return the person with that name. Raises `UnknownPerson` if there is none."""
         name = clean_name(name)
         for person in self.people(search=name):
             if person.name == name:
                 return person
-        raise UnknownPerson(f"{self.url}: nobody called {name!r} is enrolled in {self.collection!r}")
+        raise UnknownPerson(f"{self.url}: no person called {name!r} is enrolled in {self.collection!r}")
 
     def photos(self, person: Person | str) -> list[StoredPhoto]:
-        """The photos of a person, in the order they were enrolled."""
+        """Return the photos of a person, in the order of enrolment."""
         return [read_photo(one) for one in self._pages(path_of(person, "photos"), "photos")]
 
     def crop(self, person: Person | str, photo: StoredPhoto | str) -> bytes:
-        """The picture of a person's face in one photo, as a PNG file; where the service keeps them."""
+        """Return the crop of a person's face in one photo as a PNG file, if the service stores crops."""
         call = self._calls.read(path_of(person, "photos", id_of(photo), "crop"))
         return self._transport.content(call, "image/png", MAX_CROP)
 
@@ -285,12 +286,12 @@ class Client:
         metadata: dict[str, Any] | None = None,
         templates: str | None = None,
     ) -> Person:
-        """Change what is known of a person; what is None stays."""
+        """Change the given attributes of a person; None leaves an attribute unchanged."""
         changes = {"external_id": external_id, "metadata": metadata, "templates": templates}
         return self._edit(person, {name: value for name, value in changes.items() if value is not None})
 
     def merge(self, into: Person | str, others: Sequence[Person | str]) -> Change:
-        """Give all photos of `others` to one person."""
+        """Merge `others` into one person, who gets all their photos."""
         body: dict[str, Any] = {"others": [id_of(other) for other in others]}
         etags = [other.etag for other in others if isinstance(other, Person) and other.etag]
         if len(etags) == len(others):
@@ -298,80 +299,83 @@ class Client:
         return self._change(into, "merge", body)
 
     def split(self, person: Person | str, photos: Sequence[StoredPhoto | str], to: str) -> Change:
-        """Give some photos of a person to another one, called `to`, who may be new."""
+        """Move some photos of a person to another person called `to`, who may be new."""
         return self._change(person, "split", {"photos": [id_of(photo) for photo in photos], "to": to})
 
     def reject(self, person: Person | str, photos: Sequence[StoredPhoto | str], to: str | None = None) -> Change:
-        """Say that photos do not show the person: they go, or to another name, and never come back to this one."""
+        """Mark photos as not showing the person.
+
+        They are removed, or moved to the person called `to`, and never enrolled for this person again.
+        """
         body: dict[str, Any] = {"photos": [id_of(photo) for photo in photos]}
         return self._change(person, "reject", body if to is None else {**body, "to": to})
 
     def remove(self, person: Person | str) -> Change:
-        """Remove a person, until it is undone or erased."""
+        """Remove a person. This can be undone until the person is erased."""
         return read_change(self._ask(self._calls.remove(path_of(person), person)))
 
     def remove_photo(self, person: Person | str, photo: StoredPhoto | str) -> Change:
-        """Remove one photo, and the person with the last of them."""
+        """Remove one photo; with the last photo also the person."""
         return read_change(self._ask(self._calls.remove(path_of(person, "photos", id_of(photo)), person)))
 
     def erase(self, person: Person | str) -> int:
-        """Erase a person for good, from the service's disk too, and say how many photos that were; nothing undoes it."""
+        """Permanently erase a person, also from the service's disk; return the number of photos. It cannot be undone."""
         return int(self._ask(self._calls.change(path_of(person, "erase"), {}, person)).whole("erased"))
 
     def log(self, limit: int = 20) -> list[LogEntry]:
-        """The last changes, the latest first."""
+        """Return the last changes, latest first."""
         return [read_log_entry(one) for one in self._ask(self._calls.read("/v1/log", limit=limit)).each("changes")]
 
     def undo(self, number: int | None = None) -> LogEntry:
-        """Take back the last change, or the one of that number in the log."""
+        """Undo the last change, or the change with that number in the log."""
         return read_log_entry(self._ask(self._calls.change("/v1/undo", {} if number is None else {"number": number})))
 
     # Collections
 
     def collections(self) -> list[Collection]:
-        """The collections of people that the key may see."""
+        """Return the collections that the key may access."""
         return [read_collection(one) for one in self._ask(self._calls.read("/v1/collections")).each("collections")]
 
     def create_collection(self, name: str, *, model: str | None = None) -> Collection:
-        """Make an empty collection, by default of the service's model; `Client(…, collection=name)` is for it then."""
+        """Create an empty collection, by default with the service's model. Use it with `Client(…, collection=name)`."""
         body = {"name": name} if model is None else {"name": name, "model": model}
         return read_collection(self._ask(self._calls.change("/v1/collections", body)))
 
     def erase_collection(self, name: str) -> None:
-        """Erase a collection for good, with everybody in it and everything known of them; nothing undoes it."""
+        """Permanently erase a collection with all its people. It cannot be undone."""
         self._transport.nothing(Calls(name).remove(f"/v1/collections/{segment(name)}"))
 
     def export(self, path: str | os.PathLike[str]) -> None:
-        """Write everybody in the collection into a file, as `facespace gallery export` does; whole or not at all."""
+        """Write all people of the collection to a file, like `facespace gallery export`. The file is written atomically."""
         call = self._calls.read(f"/v1/collections/{segment(self.collection)}/export")
         with atomic_path(Path(path)) as unfinished, unfinished.open("wb") as file:
             self._transport.write_to(call, file.write)
 
-    # Faces that nobody could name
+    # Unknown faces
 
     def unknowns(self) -> Iterator[Unknown]:
-        """Faces that nobody could name, read page by page."""
+        """Iterate over the unknown faces."""
         for fields in self._pages("/v1/unknowns", "unknowns"):
             yield read_unknown(fields)
 
     def unknown_crop(self, face: Unknown | str) -> bytes:
-        """The picture of such a face, as a PNG file."""
+        """Return the crop of an unknown face as a PNG file."""
         call = self._calls.read(f"/v1/unknowns/{segment(id_of(face))}/crop")
         return self._transport.content(call, "image/png", MAX_CROP)
 
     def search_unknowns(self, photo: Source, *, limit: int = 20) -> list[list[Alike]]:
-        """The unknown faces that are like each face of a photo, best first; none that is below the threshold."""
+        """Return for each face of a photo the unknown faces above the threshold, most similar first."""
         fields = self._ask(self._calls.look("/v1/unknowns/search", photo, limit=limit))
         return [[read_alike(one) for one in face.each("matches")] for face in fields.each("faces")]
 
     def clusters(self) -> list[Cluster]:
-        """Such faces grouped by person, with people they may show."""
+        """Group the unknown faces by person, and suggest people they may show."""
         return [read_cluster(one) for one in self._ask(self._calls.read("/v1/unknowns/clusters")).each("clusters")]
 
     def name_unknown(
         self, faces: Sequence[Unknown | str], name: str | None = None, *, person: Person | str | None = None
     ) -> Enrolment:
-        """Enrol unknown faces under a name, or as a person who is there already."""
+        """Enroll unknown faces under a name, or as an enrolled person."""
         if (name is None) == (person is None):
             raise TypeError("name_unknown takes a name, or a person")
         body: dict[str, Any] = {"faces": [id_of(face) for face in faces]}
@@ -379,12 +383,12 @@ class Client:
         return read_enrolment(self._ask(self._calls.change("/v1/unknowns/name", body)))
 
     def ignore(self, faces: Sequence[Unknown | str]) -> int:
-        """Never keep or show faces like these, which are of one person, again; returns how many are ignored now."""
+        """Ignore faces like these, which must show one person, from now on; return how many faces are ignored now."""
         call = self._calls.change("/v1/unknowns/ignore", {"faces": [id_of(face) for face in faces]})
         return int(self._ask(call).whole("ignored"))
 
     def remove_unknown(self, face: Unknown | str) -> None:
-        """Erase one unknown face for good."""
+        """Permanently erase one unknown face."""
         self._transport.nothing(self._calls.remove(f"/v1/unknowns/{segment(id_of(face))}"))
 
     # How requests are made
@@ -407,7 +411,7 @@ class Client:
             if following is None:
                 return
             if following == cursor:
-                raise page.refuse("the next page is this one")
+                raise page.refuse("the next page is the same page")
             cursor = following
 
 

@@ -1,4 +1,4 @@
-"""The values of a JSON answer, each checked before it is used: a server may be another program, or another version."""
+"""The values of a JSON answer, each checked before it is used, because the server may be another program or version."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _NEEDED: Any = object()
 
 
 class Fields:
-    """One JSON object of an answer; `where` names the answer and the object in it for messages.
+    """One JSON object of an answer. In messages, `where` names the service and `path` the object.
 
-    Every method takes a field by its name and checks it. `ServiceError` says what was expected and what came. A field
-    that has a `default` may be missing or null.
+    Every method returns a field after checking it, and raises `ServiceError` for a wrong value. A field with a `default`
+    may be missing or null.
 
     >>> answer = Fields({"name": "Ada", "n_photos": 3}, "http://localhost:8000")
     >>> answer.text("name"), answer.whole("n_photos")
@@ -37,29 +37,29 @@ class Fields:
         self._values: dict[str, Any] = value
 
     def text(self, name: str, default: Any = _NEEDED) -> str:
-        """A string."""
+        """Return a string."""
         return self._take(name, default, "text", lambda value: isinstance(value, str))  # type: ignore[no-any-return]
 
     def truth(self, name: str, default: Any = _NEEDED) -> bool:
-        """True or false."""
+        """Return a boolean."""
         return self._take(name, default, "true or false", lambda value: isinstance(value, bool))  # type: ignore[no-any-return]
 
     def whole(self, name: str, default: Any = _NEEDED) -> Any:
-        """A whole number from 0."""
+        """Return a whole number from 0."""
         return self._take(name, default, "a whole number from 0", _is_whole)
 
     def number(self, name: str, default: Any = _NEEDED) -> Any:
-        """A finite number, as a float."""
+        """Return a finite number as a float."""
         value = self._take(name, default, "a number", _is_number)
         return float(value) if _is_number(value) else value
 
     def numbers(self, name: str, n: int | None = None) -> list[float]:
-        """A list of finite numbers; `n` of them where it is given."""
+        """Return a list of finite numbers, with length `n` if given."""
         what = "a list of numbers" if n is None else f"{n} numbers"
         return [float(one) for one in self._take(name, _NEEDED, what, lambda value: _are_numbers(value, n))]
 
     def points(self, name: str) -> tuple[tuple[float, float], ...]:
-        """A list of points, each of two finite numbers."""
+        """Return a list of points, each of two finite numbers."""
 
         def good(value: object) -> bool:
             return isinstance(value, list) and all(_are_numbers(point, 2) for point in value)
@@ -67,7 +67,7 @@ class Fields:
         return tuple((float(x), float(y)) for x, y in self._take(name, _NEEDED, "a list of points", good))
 
     def texts(self, name: str, default: Any = _NEEDED) -> tuple[str, ...]:
-        """A list of strings."""
+        """Return a list of strings."""
 
         def good(value: object) -> bool:
             return isinstance(value, list) and all(isinstance(one, str) for one in value)
@@ -75,26 +75,26 @@ class Fields:
         return tuple(self._take(name, default, "a list of texts", good))
 
     def mapping(self, name: str, default: Any = _NEEDED) -> dict[str, Any]:
-        """A JSON object that is free of form, such as metadata."""
+        """Return a JSON object with any content, such as metadata."""
         return self._take(name, default, "a JSON object", lambda value: isinstance(value, dict))  # type: ignore[no-any-return]
 
     def inner(self, name: str) -> Fields:
-        """An object in this one."""
+        """Return an object in this one."""
         return Fields(self._take(name, _NEEDED, "a JSON object", lambda _: True), self._where, self._name(name))
 
     def inner_or_none(self, name: str) -> Fields | None:
-        """An object in this one, or None where it is missing or null."""
+        """Return an object in this one, or None if it is missing or null."""
         return None if self._values.get(name) is None else self.inner(name)
 
     def each(self, name: str, default: Any = _NEEDED) -> Iterator[Fields]:
-        """The objects of a list."""
+        """Iterate over the objects of a list."""
         values = self._take(name, default, "a list", lambda value: isinstance(value, list))
         for number, value in enumerate(values):
             yield Fields(value, self._where, f"{self._name(name)}[{number}]")
 
     def refuse(self, reason: str) -> ServiceError:
-        """The error for values that are each possible, and impossible together."""
-        return _unexpected(self._where, f"{self._path or 'the answer'} cannot be true: {reason}")
+        """Return the error for values that are valid individually but contradict each other."""
+        return _unexpected(self._where, f"{self._path or 'the answer'} is inconsistent: {reason}")
 
     def _take(self, name: str, default: Any, what: str, good: Any) -> Any:
         value = self._values.get(name)
@@ -109,28 +109,28 @@ class Fields:
     def _name(self, name: str) -> str:
         return f"{self._path}.{name}" if self._path else name
 
-    def _wrong(self, name: str, wanted: str, got: object) -> ServiceError:
+    def _wrong(self, name: str, expected: str, got: object) -> ServiceError:
         shown = "nothing" if got is _NEEDED else _shown(got)
         place = "" if name == "the answer" else " in the answer"
-        return _unexpected(self._where, f"{name} must be {wanted}{place}, got {shown}")
+        return _unexpected(self._where, f"{name} must be {expected}{place}, got {shown}")
 
 
 def read_json(data: bytes, where: str) -> Fields:
-    """The object in the body of an answer; `ServiceError` where it is no JSON, or not an object.
+    """Parse the body of an answer. Raises `ServiceError` if it is not a JSON object.
 
     >>> read_json(b'{"total": 3}', "http://localhost:8000").whole("total")
     3
     """
     try:
         value = json.loads(data, parse_constant=_no_constant)
-    except (ValueError, RecursionError):  # nesting without end, and numbers without end, too
+    except (ValueError, RecursionError):  # RecursionError: nested too deeply
         start = data[:_SHOWN].decode("utf-8", "replace")
-        raise _unexpected(where, f"the answer is no JSON; it begins {_shown(start)}") from None
+        raise _unexpected(where, f"the answer is not JSON; it begins with {_shown(start)}") from None
     return Fields(value, where)
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(name)  # NaN and Infinity are no JSON
+    raise ValueError(name)  # NaN and Infinity are not JSON
 
 
 def _unexpected(where: str, what: str) -> ServiceError:
@@ -148,7 +148,7 @@ def _is_number(value: object) -> bool:
         return False
     try:
         return math.isfinite(value)
-    except OverflowError:  # a whole number beyond any float
+    except OverflowError:  # a whole number larger than any float
         return False
 
 
@@ -157,7 +157,7 @@ def _are_numbers(value: object, n: int | None) -> bool:
 
 
 def _shown(value: object) -> str:
-    """A value in a message: short, on one line, without walking through all of a large one."""
+    """Return a value for a message: short, on one line, without converting all of a large one."""
     if isinstance(value, (dict, list)):
         kind = "an object" if isinstance(value, dict) else "a list"
         return f"{kind} of {len(value)}"

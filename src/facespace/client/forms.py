@@ -1,7 +1,7 @@
-"""Forms with texts and photos, as `multipart/form-data`; the same form is always the same bytes.
+"""Forms with texts and photos for `multipart/form-data` requests, which are reproducible to the byte.
 
-A repeated request must be the same to the byte, so that the service knows it again by its `Idempotency-Key`. So the
-boundary between the parts is made of the contents, not drawn by chance.
+The service recognises a repeated request by its `Idempotency-Key` only if the bytes are the same. Therefore the boundary
+between the parts is derived from the contents instead of being random.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from facespace.client.pictures import Picture
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """Texts (field, value), and photos (field, picture) in their order."""
+    """The texts (field, value) and photos (field, picture) of a form, in order."""
 
     texts: Sequence[tuple[str, str]]
     photos: Sequence[tuple[str, Picture]]
 
     def digest(self) -> str:
-        """The SHA-256 of everything in the form, in hex.
+        """Return the SHA-256 of the whole form, in hex.
 
         >>> a = Form([("name", "Ada")], [("photo", Picture(b"1", "a.jpg", "image/jpeg"))])
         >>> b = Form([("name", "Ada")], [("photo", Picture(b"2", "a.jpg", "image/jpeg"))])

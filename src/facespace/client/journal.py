@@ -1,6 +1,6 @@
-"""What became of photos that were sent, remembered in a file: a run that was stopped goes on where it was.
+"""A file that records the results of photos sent to a service, so that an interrupted run can be resumed.
 
-The file holds no names, paths or pictures: a line is a SHA-256 and what became of the photo behind it, such as
+The file contains no names, paths or images. Each line is a SHA-256 that identifies a photo, and its result, such as
 
     3a7bd3e2360a3d29eea436fcfb7e44c735d117c42d1c1835420b6b9942dd4f1b added
 """
@@ -27,10 +27,10 @@ ENROLLED = ("added", "already_known")
 
 
 class Journal:
-    """The file at `path`, which is made where it is missing; lines are added at once, and never changed.
+    """The journal at `path`, which is created if missing. Lines are appended at once and never changed.
 
-    A line that was cut off by a crash is passed over. Threads may share a journal. `FacespaceError` for a file that is
-    no journal; nothing is written to it.
+    A line that was cut off by a crash is ignored. Threads may share a journal. Raises `FacespaceError` for any other file,
+    which is not changed.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -39,7 +39,7 @@ class Journal:
         self._n_refused: dict[bytes, int] = {}
         self._lock = threading.Lock()
         if self.path.exists() and not stat.S_ISREG(self.path.stat().st_mode):
-            raise FacespaceError(f"{one_line(str(path))}: not a regular file; a journal is one")
+            raise FacespaceError(f"{one_line(str(path))}: must be a regular file to be a journal")
         with named_in_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0), 0o600)
@@ -58,18 +58,18 @@ class Journal:
         os.close(self._file)
 
     def is_enrolled(self, photo: str) -> bool:
-        """Whether a photo, known by its SHA-256 in hex, was enrolled."""
+        """Return whether a photo, identified by its SHA-256 in hex, was enrolled."""
         return bytes.fromhex(photo) in self._enrolled
 
     def n_refused(self, photo: str) -> int:
-        """How often a photo was refused."""
+        """Return how often a photo was refused."""
         return self._n_refused.get(bytes.fromhex(photo), 0)
 
     def note(self, photo: str, code: str) -> None:
-        """Add what became of a photo: `added`, `already_known`, or why it was refused."""
+        """Record the result of a photo: `added`, `already_known`, or why it was refused."""
         line = f"{photo} {code}\n".encode()
         if not _LINE.fullmatch(line):
-            line = f"{photo} refused\n".encode()  # a code that no service of this version gives
+            line = f"{photo} refused\n".encode()  # a code that does not fit into a line
         with self._lock, named_in_errors(self.path):
             self._take(bytes.fromhex(photo), line.split()[1].decode())
             if os.write(self._file, line) != len(line):
@@ -84,14 +84,16 @@ class Journal:
     def _read(self) -> None:
         size = os.fstat(self._file).st_size
         if size > MAX_JOURNAL:
-            raise FacespaceError(f"{one_line(str(self.path))}: {size:,} bytes; a journal has at most {MAX_JOURNAL:,}")
+            raise FacespaceError(
+                f"{one_line(str(self.path))}: a journal must have at most {MAX_JOURNAL:,} bytes, got {size:,}"
+            )
         if size == 0:
             os.write(self._file, _FIRST_LINE)
             return
         with os.fdopen(os.dup(self._file), "rb") as file:
             file.seek(0)
             if (first := file.readline(len(_FIRST_LINE))) != _FIRST_LINE:
-                if _FIRST_LINE.startswith(first):  # its making was cut off
+                if _FIRST_LINE.startswith(first):  # a crash interrupted its creation
                     os.ftruncate(self._file, 0)
                     os.write(self._file, _FIRST_LINE)
                     return
@@ -102,11 +104,11 @@ class Journal:
                     self._take(bytes.fromhex(found[1].decode()), found[2].decode())
                 whole = line.endswith(b"\n")
             if not whole:
-                os.write(self._file, b"\n")  # so that the next line is not joined to a cut one
+                os.write(self._file, b"\n")  # so that the next line starts on its own line
 
 
 def default_journal(url: str, collection: str) -> Path:
-    """Where the journal of one collection of one service is by default: in the user's folder for the state of programs."""
+    """Return the default journal of a collection of a service, in the user's folder for program state."""
     user = os.path.expanduser("~")
     if sys.platform == "win32":
         folder = os.environ.get("LOCALAPPDATA") or os.path.join(user, "AppData", "Local")
@@ -114,7 +116,7 @@ def default_journal(url: str, collection: str) -> Path:
         folder = os.path.join(user, "Library", "Application Support")
     else:
         folder = os.environ.get("XDG_STATE_HOME", "")
-        if not os.path.isabs(folder):  # a relative one is to be ignored, says the XDG specification
+        if not os.path.isabs(folder):  # the XDG specification says to ignore relative paths
             folder = os.path.join(user, ".local", "state")
     if not os.path.isabs(folder):
         raise FacespaceError("no home folder to keep a journal in; give a file with --journal")

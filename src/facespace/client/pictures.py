@@ -1,4 +1,4 @@
-"""Anything a photo can come as, as the bytes of a file to send."""
+"""Photos as the bytes of image files, ready to be sent."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from facespace.io.image import Source
 from facespace.io.png import encode_png
 from facespace.io.text import plain_text
 
-MAX_PHOTO = 2**28  # bytes of one photo; services take 32 MiB a request unless they are told otherwise
+MAX_PHOTO = 2**28  # bytes of one photo; by default services accept 32 MiB per request
 _MAX_FILENAME = 200
 _PART = 2**20
 _MEDIA_TYPES = {
@@ -35,7 +35,7 @@ _MEDIA_TYPES = {
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """The bytes of an image file, and what they are called on their way: the last part of a path, never all of it."""
+    """The bytes of an image file, with its media type and the last part of its path, which are sent too."""
 
     data: bytes
     filename: str
@@ -43,10 +43,11 @@ class Picture:
 
 
 def picture_of(source: Source) -> Picture:
-    """An image ready to be sent, from a path, bytes, a binary file, a PIL image or an array.
+    """Return a picture to send, from a path, bytes, a binary file, a PIL image or an array.
 
-    Files and bytes are sent as they are; an array or a PIL image becomes a PNG. `ImageError` for what cannot be read, is
-    larger than `MAX_PHOTO`, or does not begin like an image: no other file leaves this machine by mistake.
+    Files and bytes are sent unchanged; an array or a PIL image is encoded as PNG. Raises `ImageError` for a file that
+    cannot be read, is larger than `MAX_PHOTO`, or does not begin like an image, so that other files are never sent by
+    mistake.
 
     >>> picture_of(np.zeros((2, 3, 3), np.uint8)).media_type
     'image/png'
@@ -93,7 +94,7 @@ def _checked(data: bytes, name: str) -> bytes:
 
 def _file_at(path: str) -> bytes:
     try:
-        status = os.stat(path)  # before opening: opening a fifo waits for its writer
+        status = os.stat(path)  # before opening, because opening a FIFO blocks
         if stat.S_ISDIR(status.st_mode):
             raise ImageError(path, "a folder, not an image")
         if not stat.S_ISREG(status.st_mode):
@@ -101,8 +102,8 @@ def _file_at(path: str) -> bytes:
         if status.st_size > MAX_PHOTO:
             raise ImageError(path, _too_large(status.st_size))
         with open(path, "rb") as stream:
-            return stream.read(status.st_size)  # which is taken at once: not `MAX_PHOTO`
-    except (OSError, ValueError) as error:  # ValueError: a name no file can have
+            return stream.read(status.st_size)  # `read` allocates this size, so not `MAX_PHOTO`
+    except (OSError, ValueError) as error:  # ValueError: an invalid file name
         missing = isinstance(error, (FileNotFoundError, NotADirectoryError))
         said = getattr(error, "strerror", None) or str(error)
         raise ImageError(path, "no such file" if missing else f"cannot be read ({said})") from None
@@ -116,7 +117,7 @@ def _rest_of(stream: BinaryIO) -> bytes:
         except (OSError, ValueError) as error:
             raise ImageError("<file>", f"cannot be read ({error})") from None
         if not isinstance(part, (bytes, bytearray)):
-            raise TypeError(f"a file object must be binary; its read() gave {type(part).__name__}")
+            raise TypeError(f"a file object must be binary, but its read() returned {type(part).__name__}")
         if not part:
             break
         parts += part
@@ -124,4 +125,4 @@ def _rest_of(stream: BinaryIO) -> bytes:
 
 
 def _too_large(n_bytes: int) -> str:
-    return f"{n_bytes:,} bytes; a photo that is sent has at most {MAX_PHOTO:,}"
+    return f"a photo to send must have at most {MAX_PHOTO:,} bytes, got {n_bytes:,}"

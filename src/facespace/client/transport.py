@@ -1,7 +1,7 @@
-"""Requests to one service: sent, repeated where that is safe, and their answers held to a size and a time.
+"""Sending requests to one service, repeating them if that is safe, and limiting the size and time of answers.
 
-The key goes to the host it was given for and to no other: redirects are not followed, certificates are verified, and
-proxies from the environment are used for https alone, where they do not see the key.
+The key is only sent to the host it was given for: redirects are not followed, certificates are verified, and proxies from
+the environment are only used for https, where they cannot see the key.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ from facespace.io.text import one_line
 if TYPE_CHECKING:
     import httpx
 
-MAX_ANSWER = 2**26  # bytes of a JSON answer: 100 photos of 100 faces, with embeddings, have a third of it
-MAX_FILE = 2**34  # bytes of an export, which is written to a file as it comes
-_MAX_PROBLEM = 2**16  # bytes that are read of an answer that says what went wrong
-_DETAIL = 500  # characters of it in a message
+MAX_ANSWER = 2**26  # bytes of a JSON answer; three times that of 100 photos of 100 faces with embeddings
+MAX_FILE = 2**34  # bytes of an export, which is streamed to a file
+_MAX_PROBLEM = 2**16  # bytes of an error answer
+_DETAIL = 500  # characters of its text in a message
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 _CONNECT_SECONDS = 10.0
 _FIRST_WAIT, _LONGEST_WAIT = 0.25, 30.0  # seconds before a request is repeated
-_FILE_SECONDS = 86_400.0  # that an export may take, as long as something of it comes
-_BUSY = (429, 503)  # the service did not begin
-_PROXY_FAILED = (502, 504)  # nobody knows whether it did
+_FILE_SECONDS = 86_400.0  # longest time for an export, as long as data keeps coming
+_BUSY = (429, 503)  # the service has not started on the request
+_PROXY_FAILED = (502, 504)  # the service may have started on it
 
 
 class PlainTextWarning(UserWarning):
-    """A key goes over the network unencrypted."""
+    """A key is sent unencrypted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
     """One request: a method, a path below the service's URL, and what is sent with it.
 
-    `repeatable` says that the request may be done twice without harm: it changes nothing, or its `Idempotency-Key` lets
-    the service recognise it.
+    `repeatable` means that the request can be sent twice without harm, because it changes nothing, or because the service
+    recognises it by its `Idempotency-Key`.
     """
 
     method: str
@@ -60,15 +60,15 @@ class Call:
 
 
 class Transport:
-    """A connection to the service at `url`, which threads may share.
+    """A connection to the service at `url`. Threads may share it.
 
-    `timeout` are the seconds a step may take and an answer as a whole, once it has begun; `retries` how often a request
-    is repeated at most. Raises `ValueError` for a URL or a key that cannot be one.
+    `timeout` is the number of seconds for each step of a request, and for a whole answer once it has begun; `retries` is
+    how often a request is repeated at most. Raises `ValueError` for an invalid URL or key.
     """
 
     def __init__(self, url: str, key: str | None, *, timeout: float, retries: int) -> None:
         if not 0 < timeout < 86_400:
-            raise ValueError(f"timeout must be from 0 to 86,400 seconds, got {timeout}")
+            raise ValueError(f"timeout must be above 0 and below 86,400 seconds, got {timeout}")
         if not 0 <= retries <= 100:
             raise ValueError(f"retries must be from 0 to 100, got {retries}")
         self.url = checked_url(url)
@@ -86,7 +86,7 @@ class Transport:
             headers["Authorization"] = f"Bearer {_checked_key(key)}"
             if parts.scheme == "http" and parts.hostname not in _LOCAL:
                 warnings.warn(
-                    f"{self.url}: the key goes over the network unencrypted; use https://",
+                    f"{self.url}: the key is sent over the network unencrypted; use https://",
                     PlainTextWarning,
                     stacklevel=4,
                 )
@@ -102,20 +102,20 @@ class Transport:
         self._http.close()
 
     def fields(self, call: Call) -> Fields:
-        """The JSON object that a request is answered with."""
+        """Send a request; return the JSON object of the answer."""
         answer = self._send(call, lambda response: self._whole(response, "application/json", MAX_ANSWER))
         return read_json(answer, self.url)
 
     def content(self, call: Call, media_type: str, most: int) -> bytes:
-        """The body of an answer of this media type, of at most so many bytes."""
+        """Send a request; return the body of the answer, of this media type and at most `most` bytes."""
         return self._send(call, lambda response: self._whole(response, media_type, most))
 
     def nothing(self, call: Call) -> None:
-        """Send a request whose answer holds nothing that is needed."""
+        """Send a request, and ignore the content of the answer."""
         self._send(call, lambda response: self._whole(response, None, MAX_ANSWER))
 
     def write_to(self, call: Call, write: Callable[[bytes], object]) -> None:
-        """Hand an answer on, part by part; it is not asked for again once its first part has been handed on."""
+        """Send a request, and pass the answer to `write` in parts. It is not repeated after the first part."""
         begun = False
 
         def pass_on(response: httpx.Response) -> bytes:
@@ -140,10 +140,10 @@ class Transport:
                 if n_failed == self._retries or wait > 2 * _LONGEST_WAIT or not may_repeat():
                     raise again.error from None
                 self._sleep(wait)
-        raise AssertionError  # the last round returns or raises
+        raise AssertionError  # the last attempt returns or raises
 
     def _once(self, call: Call, take: Callable[[httpx.Response], bytes]) -> bytes:
-        """Send a request once; `_Again` where it may be repeated."""
+        """Send a request once. Raises `_Again` if it may be repeated."""
         httpx = self._httpx
         try:
             response = self._http.send(self._request(call), stream=True)
@@ -159,7 +159,7 @@ class Transport:
             failure = self._unreachable(error)
             raise (_Again(failure) if call.repeatable else failure) from None
         except (httpx.InvalidURL, UnicodeError) as error:
-            raise ServiceError(f"{self.url}: no request can be made of this ({_said(error)})") from None
+            raise ServiceError(f"{self.url}: the request is invalid ({_message(error)})") from None
         raise AssertionError  # `_refuse` has raised
 
     def _request(self, call: Call) -> httpx.Request:
@@ -181,12 +181,12 @@ class Transport:
         return self._http.build_request(call.method, f"{self.url}{call.path}", params=query, headers=headers, **body)
 
     def _refuse(self, call: Call, response: httpx.Response) -> None:
-        """Raise what an answer other than success means."""
+        """Raise the error for an answer with an error status."""
         status = response.status_code
         if 300 <= status < 400:
             target = one_line(response.headers.get("Location", "nowhere"))[:_DETAIL]
             raise ServiceError(
-                f"{self.url}: redirects to {target}, where neither photos nor the key are sent; give that address if you trust it",
+                f"{self.url}: redirects to {target}, which is not followed to protect photos and key; use that URL if you trust it",
                 status=status,
                 code="redirected",
             )
@@ -199,7 +199,7 @@ class Transport:
         raise error
 
     def _problem(self, response: httpx.Response, status: int) -> ServiceError:
-        """The error that an answer describes, by RFC 9457 where it is one of this service's."""
+        """Return the error that an answer describes, in the format of RFC 9457 if it comes from the service."""
         request_id = one_line(response.headers.get("X-Request-Id", ""))[:64]
         code, detail = "", ""
         if "json" in response.headers.get("Content-Type", ""):
@@ -209,13 +209,13 @@ class Transport:
                 detail = one_line(" ".join(fields.text("detail", "").split()))[:_DETAIL]
                 detail = detail or one_line(fields.text("title", ""))[:_DETAIL]
                 request_id = request_id or one_line(fields.text("request_id", ""))[:64]
-            except ServiceError:  # it is not one of this service's; its status is known
+            except ServiceError:  # not from the service, for instance from a proxy; the status is known
                 code, detail = "", ""
         what = detail or f"answered {status} {one_line(response.reason_phrase)[:80]}".rstrip()
         known = ", ".join(
             part for part in (code and f"code {code}", request_id and f"request {request_id}") if part and detail
         )
-        hint = "; give a key by --key, FACESPACE_KEY, or Client(…, key=…)" if code == "unauthorized" else ""
+        hint = "; give a key with --key, FACESPACE_KEY or Client(…, key=…)" if code == "unauthorized" else ""
         return ServiceError(
             f"{self.url}: {what}{hint}{f' ({known})' if known else ''}", status=status, code=code, request_id=request_id
         )
@@ -224,7 +224,7 @@ class Transport:
         got = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         if media_type is not None and got != media_type:
             raise ServiceError(
-                f"{self.url}: answered {one_line(got)[:80] or 'something without a type'} where {media_type} was expected; is this the "
+                f"{self.url}: expected an answer of type {media_type}, got {one_line(got)[:80] or 'no type'}; is this the "
                 "URL of a facespace service?",
                 status=response.status_code,
                 code="unexpected_answer",
@@ -232,10 +232,10 @@ class Transport:
         return b"".join(self._parts(response, most, seconds=self._timeout))
 
     def _parts(self, response: httpx.Response, most: int, *, seconds: float) -> Iterator[bytes]:
-        """The body as it came over the network; `ServiceError` beyond `most` bytes, or after so many seconds."""
+        """Yield the body as it arrives. Raises `ServiceError` after `most` bytes, or a timeout after `seconds`."""
         if (encoding := response.headers.get("Content-Encoding", "identity").lower()) != "identity":
             raise ServiceError(
-                f"{self.url}: the answer is packed ({one_line(encoding)[:40]}), which was not asked for",
+                f"{self.url}: the answer is compressed ({one_line(encoding)[:40]}), which was not requested",
                 status=response.status_code,
                 code="unexpected_answer",
             )
@@ -244,7 +244,7 @@ class Transport:
             n_bytes += len(part)
             if n_bytes > most:
                 raise ServiceError(
-                    f"{self.url}: the answer has more than {most:,} bytes; ask for fewer photos or faces at once",
+                    f"{self.url}: the answer has more than {most:,} bytes; request fewer photos or faces at once",
                     status=response.status_code,
                     code="unexpected_answer",
                 )
@@ -255,18 +255,18 @@ class Transport:
     def _unreachable(self, error: Exception) -> ServiceError:
         httpx = self._httpx
         if isinstance(error, httpx.ConnectTimeout):
-            said = f"no connection within {min(self._timeout, _CONNECT_SECONDS):g} s; is the service running?"
+            reason = f"no connection within {min(self._timeout, _CONNECT_SECONDS):g} s; is the service running?"
         elif isinstance(error, httpx.ConnectError):
-            said = f"cannot be reached ({_said(error)}); is the service running?"
+            reason = f"cannot be reached ({_message(error)}); is the service running?"
         elif isinstance(error, httpx.TimeoutException):
-            said = f"no answer within {self._timeout:g} s"
+            reason = f"no answer within {self._timeout:g} s"
         else:
-            said = f"the connection broke ({_said(error)})"
-        return ServiceError(f"{self.url}: {said}", code="unreachable")
+            reason = f"the connection was lost ({_message(error)})"
+        return ServiceError(f"{self.url}: {reason}", code="unreachable")
 
 
 class _Again(Exception):
-    """A request failed with `error`, and may be sent again after so many seconds."""
+    """A request failed with `error`, and may be repeated after `seconds`."""
 
     def __init__(self, error: ServiceError, seconds: float | None = None) -> None:
         super().__init__(str(error))
@@ -275,7 +275,7 @@ class _Again(Exception):
 
 
 def checked_url(url: str) -> str:
-    """The URL of a service without a slash at its end; `ValueError` where it cannot be one.
+    """Return the URL of a service without a final slash. Raises `ValueError` if it is invalid.
 
     >>> checked_url("https://faces.example/root/")
     'https://faces.example/root'
@@ -288,22 +288,24 @@ def checked_url(url: str) -> str:
         parts = urlsplit(url)
         good = parts.scheme in ("http", "https") and parts.hostname and url.isascii() and url.isprintable()
         good = good and " " not in url and "\\" not in url and parts.port != 0
-    except ValueError:  # a port that is no number, brackets that do not close
+    except ValueError:  # for instance an invalid port or an unclosed bracket
         good = False
     if not good:
         raise ValueError(
             f"a service's URL must be like http://127.0.0.1:8000 or https://faces.example, got {one_line(url)[:80]!r}"
         )
     if parts.username is not None or parts.password is not None:
-        raise ValueError("a service's URL must not hold a name or a password; give the key as key")
+        raise ValueError("a service's URL must not contain a user name or password; give the API key as key")
     if parts.query or parts.fragment:
-        raise ValueError(f"a service's URL must end with its path, got {one_line(url)[:80]!r}")
+        raise ValueError(f"a service's URL must not have a query or fragment, got {one_line(url)[:80]!r}")
     return url.rstrip("/")
 
 
 def _checked_key(key: str) -> str:
     if not (isinstance(key, str) and 8 <= len(key) <= 512 and key.isascii() and key.isprintable() and " " not in key):
-        raise ValueError("a key must be what `facespace serve key create` printed: 8 to 512 letters without blanks")
+        raise ValueError(
+            "a key must be 8 to 512 ASCII characters without spaces; use one printed by `facespace serve key create`"
+        )
     return key
 
 
@@ -311,12 +313,12 @@ def _load_httpx() -> Any:
     try:
         import httpx
     except ImportError:
-        raise ServiceError("the client needs httpx; pip install 'facespace[client]'") from None
+        raise ServiceError("the client needs httpx; install it with: pip install 'facespace[client]'") from None
     return httpx
 
 
 def _retry_after(text: str) -> float | None:
-    """The seconds that a service asks to wait, from a `Retry-After` in seconds or with a date; None for neither.
+    """Parse a `Retry-After` header, in seconds or as a date; return the seconds to wait, or None if invalid.
 
     >>> _retry_after("3"), _retry_after("soon"), _retry_after("Thu, 01 Jan 1970 00:00:00 GMT")
     (3.0, None, 0.0)
@@ -339,5 +341,5 @@ def _query_value(value: Any) -> str | list[str]:
     return str(value)
 
 
-def _said(error: Exception) -> str:
+def _message(error: Exception) -> str:
     return one_line(" ".join(str(error).split()))[:200] or type(error).__name__

@@ -1,4 +1,4 @@
-"""Many photos enrolled at a service, each exactly once, whatever stops a run."""
+"""Enrolling many photos at a service, each exactly once even if a run is interrupted."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from facespace.client.journal import Journal
 from facespace.errors import ImageError, ServiceError
 from facespace.io.prefetch import map_ahead
 
-# Somebody else changed the same person at the same moment; or the service carried the request out before, and has
-# erased what it knew of it, as it does when somebody is erased: a new request finds what is enrolled.
+# A `conflict` means that somebody else changed the person at the same time, or that the service has carried out the request
+# before but erased its stored answer, as it does when a person is erased. A new request finds out what is enrolled.
 _TRIES = 3
-PARALLEL = 4  # requests at once; a service works on what it gets in batches
-OF_ONE_PHOTO = (400, 409, 413, 415, 422)  # statuses that say something of the photo, not of the service
+PARALLEL = 4  # requests at once; the service processes them in batches
+OF_ONE_PHOTO = (400, 409, 413, 415, 422)  # statuses that concern one photo, not the service
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What became of one photo: `added`, `already_known`, `sent_before` (by an earlier run), or why it was refused."""
+    """The result of one photo: `added`, `already_known`, `sent_before` (by an earlier run), or why it was refused."""
 
     name: str
     path: str
@@ -35,7 +35,7 @@ class Sent:
 
     @property
     def is_refused(self) -> bool:
-        """Whether the person does not have the photo."""
+        """Whether the photo was not enrolled."""
         return self.code not in ("added", "already_known", "sent_before")
 
 
@@ -51,12 +51,12 @@ def upload(
     try_rotations: bool = False,
     accept: Sequence[str] = (),
 ) -> Iterator[Sent]:
-    """Enrol (name, path) after (name, path), some at once; yields what became of each, in order.
+    """Enroll photos given as (name, path), several at once; yield the result of each, in order.
 
-    A photo that the `journal` knows as enrolled is not sent. Each other one is sent with an `Idempotency-Key` made of
-    the service's URL, the collection, the name and the photo itself: the service enrols it once, however often it is
-    sent. A photo that was refused by an earlier run is tried again. `ServiceError` where the service cannot be used at
-    all; what was sent until then is in the journal. The other options are those of `Client.enroll`.
+    Photos that the `journal` lists as enrolled are not sent. Every other photo is sent with an `Idempotency-Key` made of
+    the service's URL, the collection, the name, the options and the photo itself, so that the service enrolls it only
+    once. Photos that an earlier run could not enroll are tried again. Raises `ServiceError` if the service cannot be used;
+    the results until then are in the journal. The other options are those of `Client.enroll`.
     """
     if not 1 <= parallel <= 64:
         raise ValueError(f"parallel must be from 1 to 64, got {parallel}")
@@ -64,15 +64,17 @@ def upload(
     lock = threading.Lock()
 
     def answer(name: str, path: str, photo: str, form: Form) -> Sent:
-        n_refused = journal.n_refused(photo)  # an answer is repeated to the same key, so a new try needs a new one
-        for turn in range(_TRIES):
-            key = _hash(photo, n_refused, turn) if n_refused or turn else photo
+        n_refused = journal.n_refused(
+            photo
+        )  # the service repeats its answer for the same key, so a new attempt needs a new key
+        for attempt in range(_TRIES):
+            key = _hash(photo, n_refused, attempt) if n_refused or attempt else photo
             try:
                 enrolment = client.send_enrolment(
                     form, largest=largest, try_rotations=try_rotations, accept=accept, idempotency_key=key
                 )
             except ServiceError as error:
-                if error.code == "conflict" and turn < _TRIES - 1:
+                if error.code == "conflict" and attempt < _TRIES - 1:
                     continue
                 if error.status not in OF_ONE_PHOTO:
                     raise
@@ -80,7 +82,7 @@ def upload(
             if enrolment.added:
                 return Sent(name, path, "added", remarks=tuple(one.detail for one in enrolment.added[0].remarks))
             return Sent(name, path, enrolment.rejected[0].code, enrolment.rejected[0].detail)
-        raise AssertionError  # the last turn returns or raises
+        raise AssertionError  # the last attempt returns or raises
 
     def send(item: tuple[str, str]) -> Sent:
         name, path = item
@@ -90,7 +92,7 @@ def upload(
             return Sent(name, path, "unreadable_image", error.reason)
         photo = _hash(client.url, client.collection, largest, try_rotations, sorted(accept), form.digest())
         with lock:
-            if photo in taken:  # asked first, so that the answer does not depend on whether the other has ended
+            if photo in taken:  # checked before the journal, so that the result does not depend on timing
                 return Sent(name, path, "already_known")
             taken.add(photo)
         if journal.is_enrolled(photo):
@@ -103,5 +105,5 @@ def upload(
 
 
 def _hash(*parts: Any) -> str:
-    """SHA-256 of values, in hex; no two lists of them are written alike."""
+    """Return the SHA-256 of JSON values, in hex."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

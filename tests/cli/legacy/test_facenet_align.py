@@ -1,4 +1,4 @@
-"""The tutorials' aligner: their command lines as typed, several at once, and what became true."""
+"""The tutorials' aligner: their command lines as printed, also several at once."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ def test_command_lines(cli: Cli, raw: Path, tmp_path: Path, line: str, size: int
     out = tmp_path / "out"
     done = cli("facenet", "align_dataset_mtcnn", *shlex.split(line.format(raw=raw, out=out)))
     assert (done.code, done.lines) == (0, [CREATING, *TOTALS])
-    taken = [line.split(": taken, and changes nothing")[0] for line in done.errors[:-1]]
+    ignored = [line.split(": ignored because ")[0] for line in done.errors[:-1]]
     given = [word for word in line.split() if word in ("--random_order", "--gpu_memory_fraction")]
-    assert taken == [f"facespace: {word}" for word in given]
+    assert ignored == [f"facespace: {word}" for word in given]
     assert done.errors[-1:] == [
-        f"facespace: today: facespace align {raw} {out} --image-size {size} --crop-margin {margin} --bounding-boxes"
+        f"facespace: equivalent command: facespace align {raw} {out} --image-size {size} --crop-margin {margin} --bounding-boxes"
     ]
     assert sizes(out) == {(size, size)}
     assert sorted(str(path.relative_to(out)) for path in out.glob("*/*")) == [
@@ -60,9 +60,9 @@ def test_command_lines(cli: Cli, raw: Path, tmp_path: Path, line: str, size: int
     assert re.fullmatch(r".*/Eileen_Collins_0001\.png( \d+){4}", boxes[0])
 
 
-def test_todays_command_finds_nothing_left_to_do(cli: Cli, raw: Path, tmp_path: Path) -> None:
+def test_the_equivalent_command_finds_nothing_left_to_do(cli: Cli, raw: Path, tmp_path: Path) -> None:
     done = cli("facenet", "align_dataset_mtcnn", raw, tmp_path / "out")
-    again = cli(*shlex.split(done.errors[0].removeprefix("facespace: today: facespace ")))
+    again = cli(*shlex.split(done.errors[0].removeprefix("facespace: equivalent command: facespace ")))
     assert (again.code, again.lines) == (
         0,
         [f"4 photos: 4 faces, 0 without a face, 0 unreadable -> {tmp_path / 'out'}"],
@@ -84,7 +84,7 @@ def test_all_faces_of_a_photo(
     assert sorted(os.listdir(tmp_path / "out" / "both")) == ["1_0.png", "1_1.png"]
 
 
-def test_what_cannot_be_aligned_is_told_and_the_run_goes_on(
+def test_photos_that_cannot_be_aligned_are_reported_and_the_run_goes_on(
     cli: Cli, raw: Path, tmp_path: Path, cat_file: Path
 ) -> None:
     (raw / "Eileen_Collins" / "Eileen_Collins_0002.jpg").write_bytes(b"no picture")
@@ -120,7 +120,7 @@ def test_the_loop_of_four(raw: Path, tmp_path: Path) -> None:
         (["raw"], "the following arguments are required: output_dir"),
         (["raw", "out", "--image_size", "big"], "argument --image_size: invalid int value: 'big'"),
         (["raw", "out", "--size", "3"], "unrecognized arguments: --size 3"),
-        (["raw", "out", "--detect_multiple_faces", "perhaps"], "wants True or False; got 'perhaps'"),
+        (["raw", "out", "--detect_multiple_faces", "perhaps"], "must be True or False, got 'perhaps'"),
     ],
 )
 def test_a_wrong_command_line_is_one_line(cli: Cli, words: list[str], complaint: str) -> None:

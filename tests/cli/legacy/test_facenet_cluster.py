@@ -1,4 +1,4 @@
-"""The tutorials' cluster: one folder a person, of crops as they are."""
+"""The tutorials' cluster: the crops of each person in one folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Cli = Callable[..., Outcome]
 def album(
     tmp_path: Path, hopper_file: Path, collins_file: Path, cat_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
-    """Three photos of one, two of another, one of nobody, all in one folder."""
+    """Three photos of one person, two of another, and one without a face, all in one folder."""
     monkeypatch.chdir(tmp_path)
     root = write_photos(tmp_path / "by name", {"b_Grace": hopper_file, "a_Eileen": collins_file}, 3)
     (root / "a_Eileen" / "a_Eileen_0003.jpg").unlink()
@@ -43,12 +43,15 @@ def test_cluster(cli: Cli, album: Path, embedder: facespace.Embedder) -> None:
     ]  # fmt: skip
     crop = facespace.read("out/1/1.png")
     assert crop.shape == (160, 160, 3)
-    assert "facespace: today: facespace cluster album --output out --method dbscan --threshold 0.5" in done.err
+    assert (
+        "facespace: equivalent command: facespace cluster album --output out --method dbscan --threshold 0.5"
+        in done.err
+    )
     again = cli("facenet", "cluster", "casia-webface", "album", "out")
-    assert again.code == 1 and "out: is not empty" in again.errors[-1]
+    assert again.code == 1 and "out: must be empty" in again.errors[-1]
 
 
-def test_the_largest_alone_and_a_least_size(cli: Cli, album: Path) -> None:
+def test_only_the_largest_group_and_a_minimum_size(cli: Cli, album: Path) -> None:
     done = cli(
         "facenet", "cluster", "casia-webface", "album", "out", "--largest_cluster_only", "--min_cluster_size", "3"
     )
@@ -63,7 +66,7 @@ def test_the_largest_alone_and_a_least_size(cli: Cli, album: Path) -> None:
     ("words", "complaint"),
     [
         (["nowhere", "out"], "nowhere: no such folder of photos"),
-        (["album", "out", "--cluster_threshold", "1.5"], "--cluster_threshold wants more than 0 and less than 1.4142"),
+        (["album", "out", "--cluster_threshold", "1.5"], "--cluster_threshold must be above 0 and below 1.4142"),
     ],
 )
 def test_a_mistake_is_one_line(cli: Cli, album: Path, words: list[str], complaint: str) -> None:

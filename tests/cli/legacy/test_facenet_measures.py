@@ -1,4 +1,4 @@
-"""The tutorials' commands that use a model: LFW's figures, distances, embeddings as files, one file of a model."""
+"""The tutorials' commands that use a model: evaluation on LFW, distances, embeddings as files, a model as one file."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def crops(tmp_path_factory: pytest.TempPathFactory, detector: facespace.MTCNN, p
 
 @pytest.fixture
 def lfw(crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Aligned LFW, and its list where the old programs look for it."""
+    """Aligned LFW, with the list of pairs at the old programs' default path."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
     write_pairs(tmp_path / "data" / "pairs.txt", ("Grace_Hopper", "Eileen_Collins"), n_folds=N_FOLDS, n_each=N_EACH)
@@ -69,10 +69,10 @@ def test_validate_on_lfw(cli: Cli, lfw: Path) -> None:
         "Area Under Curve (AUC): 1.000", "Equal Error Rate (EER): 0.000",
     ]  # fmt: skip
     assert done.errors == [
-        "facespace: today: facespace verify lfw lfw --pairs data/pairs.txt --aligned --allow-missing --distance euclidean "
+        "facespace: equivalent command: facespace verify lfw lfw --pairs data/pairs.txt --aligned --allow-missing --distance euclidean "
         "--model casia-webface"
     ]
-    today = cli(*shlex.split(done.errors[0].removeprefix("facespace: today: facespace ")))
+    today = cli(*shlex.split(done.errors[0].removeprefix("facespace: equivalent command: facespace ")))
     assert today.code == 0 and today.lines[0].startswith("accuracy      1.00000 +- 0.00000")
 
 
@@ -104,17 +104,19 @@ def test_validate_with_every_flag(cli: Cli, lfw: Path) -> None:
     assert done.code == 0, done.err
     check_figures(done.lines[2:])
     assert done.errors[0] == (
-        "facespace: --use_fixed_image_standardization, --image_size: taken, and changes nothing: the model itself says "
-        "what it was trained to see"
+        "facespace: --use_fixed_image_standardization, --image_size: ignored because the model defines its own "
+        "preprocessing"
     )
-    assert done.errors[1].startswith(
-        "facespace: --lfw_batch_size, --num_inter_threads, --num_intra_threads: taken, and"
-    )
-    assert "--flip concat --subtract-mean --distance angle" in done.errors[2]
+    assert done.errors[1:3] == [
+        "facespace: --lfw_batch_size: ignored because the batch size is chosen automatically",
+        "facespace: --num_inter_threads, --num_intra_threads: ignored because the number of threads follows from the "
+        "available CPU cores",
+    ]
+    assert "--flip concat --subtract-mean --distance angle" in done.errors[3]
 
 
 def test_the_validation_rate_in_the_old_shape(cli: Cli, lfw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which only a list as long as LFW's supports."""
+    """Only a list as long as LFW's supports this rate, so the minimum length is lowered here."""
     from facespace.metrics import verification
 
     monkeypatch.setattr(verification, "_may_match", lambda target, n_different: 1)
@@ -138,8 +140,8 @@ def test_pairs_without_a_photo_are_skipped_and_counted(cli: Cli, lfw: Path) -> N
     done = cli("facenet", "validate_on_lfw", "lfw", "casia-webface", "--lfw_nrof_folds", "5")
     assert done.code == 0, done.err
     assert done.lines[1] == "Skipped 1 image pairs"
-    assert "1 of 10 pairs are left out, for a photo is missing (Eileen_Collins/Eileen_Collins_0001)" in done.err
-    assert done.lines[3] == "Accuracy: 1.00000"  # a fold has one kind of pair left, so there are none
+    assert "1 of 10 pairs are left out because a photo is missing (Eileen_Collins/Eileen_Collins_0001)" in done.err
+    assert done.lines[3] == "Accuracy: 1.00000"  # one fold has pairs of one kind only, so there are no folds
 
 
 def test_other_folds_than_the_lists(cli: Cli, lfw: Path) -> None:
@@ -147,12 +149,12 @@ def test_other_folds_than_the_lists(cli: Cli, lfw: Path) -> None:
     assert done.code == 0, done.err
     check_figures(done.lines[2:])
     done = cli("facenet", "validate_on_lfw", "lfw", "casia-webface")
-    assert "cut into 10 folds, some have pairs of one kind only" in done.err
+    assert "some of 10 folds would have pairs of one kind only" in done.err
     assert done.lines[2] == "Accuracy: 1.00000"
 
 
 @pytest.mark.parametrize(
-    ("size", "said"), [(182, "the central 160 px of 182 px crops"), (0, "their faces are detected and cut out")]
+    ("size", "said"), [(182, "the central 160 px of 182 px crops"), (0, "faces are detected and cropped")]
 )
 def test_larger_crops_give_their_centre_and_photos_their_faces(
     cli: Cli, lfw: Path, detector: facespace.MTCNN, people: dict[str, Path], size: int, said: str
@@ -162,7 +164,6 @@ def test_larger_crops_give_their_centre_and_photos_their_faces(
         write_crops(lfw, detector, people, N_FOLDS + 1, size=182, margin=44)
     else:
         write_photos(lfw, people, N_FOLDS + 1)
-        said = "their faces are detected and cut out"
     done = cli("facenet", "validate_on_lfw", "lfw", "casia-webface", "--lfw_nrof_folds", "5")
     assert done.code == 0, done.err
     assert said in done.err
@@ -174,10 +175,13 @@ def test_larger_crops_give_their_centre_and_photos_their_faces(
     ("words", "complaint"),
     [
         (["no-folder", "casia-webface"], "no-folder: no such folder of images"),
-        (["lfw", "casia-webface", "--lfw_pairs", "no.txt"], "no.txt: no such file; LFW's list of pairs"),
-        (["lfw", "casia-webface", "--distance_metric", "2"], "wants 0 (squared Euclidean) or 1 (angle); got 2"),
+        (
+            ["lfw", "casia-webface", "--lfw_pairs", "no.txt"],
+            "no.txt: no such file; facespace does not include LFW's list of pairs",
+        ),
+        (["lfw", "casia-webface", "--distance_metric", "2"], "must be 0 (squared Euclidean) or 1 (angle), got 2"),
         (["lfw", "no-model"], "neither a model's name"),
-        (["data", "casia-webface"], "none of the photos of pairs.txt is in it"),
+        (["data", "casia-webface"], "contains none of the photos of pairs.txt"),
     ],
 )
 def test_a_mistake_is_one_line(cli: Cli, lfw: Path, words: list[str], complaint: str) -> None:
@@ -210,7 +214,7 @@ def test_compare(cli: Cli, hopper_file: Path, collins_file: Path, cat_file: Path
     distances = np.array([[float(number) for number in row[1:]] for row in rows])
     assert np.allclose(distances, distances.T) and not distances.diagonal().any()
     assert distances[0, 2] < 0.01 and 0.9 < distances[0, 1] < 1.7
-    assert "--margin: taken, and changes nothing" in done.errors[0]
+    assert "--margin: ignored because the model defines" in done.errors[0]
     other = cli("facenet", "compare", checkpoint, hopper_file, collins_file, "--image_size", "160")
     assert other.code == 0 and len(other.lines) == 10
 
@@ -220,7 +224,7 @@ def test_compare_reports_what_cannot_be_read(cli: Cli, hopper_file: Path, cat_fi
     assert done.code == 1 and "facespace: no.jpg: no such file" in done.errors
     assert f"0: {hopper_file}" in done.lines
     done = cli("facenet", "compare", "casia-webface", cat_file)
-    assert done.code == 1 and done.errors[-1] == "facespace: there is no photo with a face among these"
+    assert done.code == 1 and done.errors[-1] == "facespace: no face was found in any of these photos"
 
 
 def test_export_embeddings(cli: Cli, lfw: Path, embedder: facespace.Embedder) -> None:
@@ -230,8 +234,8 @@ def test_export_embeddings(cli: Cli, lfw: Path, embedder: facespace.Embedder) ->
     embeddings, labels, names = (np.load(f"{name}.npy") for name in ("embeddings", "labels", "label_strings"))
     assert labels.tolist() == [0] * 6 + [1] * 6
     assert names.tolist() == ["Eileen_Collins"] * 6 + ["Grace_Hopper"] * 6
-    wanted = embedder.embed(facespace.read(lfw / "Grace_Hopper" / "Grace_Hopper_0003.png")[None])[0]
-    assert wanted @ embeddings[8] > 0.99999
+    expected = embedder.embed(facespace.read(lfw / "Grace_Hopper" / "Grace_Hopper_0003.png")[None])[0]
+    assert expected @ embeddings[8] > 0.99999
 
 
 def test_export_embeddings_of_whole_photos(
@@ -273,7 +277,7 @@ def test_batch_represent(cli: Cli, lfw: Path, checkpoint: Path) -> None:
         f"Model directory: {checkpoint}",
         "Finding image paths and targets...",
     ]
-    assert "--batch_size: taken, and changes nothing: what suits the machine" in done.errors[0]
+    assert "--batch_size: ignored because the batch size is chosen automatically" in done.errors[0]
     assert "Finally saving embeddings and gallery to: out" in done.lines
 
 
@@ -282,7 +286,7 @@ def test_freeze_graph(cli: Cli, lfw: Path, checkpoint: Path) -> None:
     assert done.code == 0, done.err
     assert done.lines[0] == f"Model directory: {checkpoint}"
     assert re.fullmatch(r"\d+ ops in the final graph\.", done.lines[1])
-    assert "no TensorFlow graph is written: frozen/my.onnx is ONNX" in done.err
+    assert "writing ONNX instead of a TensorFlow graph: frozen/my.onnx" in done.err
     assert sorted(path.name for path in Path("frozen").iterdir()) == ["my.json", "my.onnx"]
     a, b = (
         cli("facenet", "validate_on_lfw", "lfw", model, "--lfw_nrof_folds", "5")
@@ -296,7 +300,7 @@ def test_freeze_graph(cli: Cli, lfw: Path, checkpoint: Path) -> None:
 
 @pytest.mark.shared
 def test_lfw_view_1_with_a_frozen_graph(cli: Cli, shared: Path, tmp_path: Path) -> None:
-    """Photos and list as published, a model as the trainer left it: crops by ours, the old program's figures."""
+    """Align photos of LFW with our aligner, and evaluate a frozen graph of the old trainer on them."""
     view = shared / "data" / "lfw_view1"
     few = sorted(path for path in (view / "images").iterdir() if len(list(path.iterdir())) > 3)[:3]
     for folder in few:

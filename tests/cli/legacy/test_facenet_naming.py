@@ -1,4 +1,4 @@
-"""The tutorials' classifier and predict: learned, split, tested on another folder, and no pickle in either direction."""
+"""The tutorials' classifier and predict: training, splits, tests on another folder; pickles are neither read nor written."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SPLIT = "--batch_size 1000 --min_nrof_images_per_class 6 --nrof_train_images_per
 
 
 def check_lines(lines: list[str], n: int) -> tuple[float, float]:
-    """The accuracies of closed and open set, of as many lines as there are images, in the old program's shape."""
+    """Check the format of the lines, one per image; return the closed-set and open-set accuracies."""
     start = lines.index("Testing classifier") + 1
     start += lines[start].startswith("Loaded classifier model")
     body = lines[start : start + n]
@@ -57,9 +57,9 @@ def test_train_and_classify_with_a_split(cli: Cli, crops: Path) -> None:
         "Number of classes: 2", "Number of images: 8", *LOADING, "Training classifier",
         'Saved classifier model to file "my.pkl"',
     ]  # fmt: skip
-    assert "my.pkl is no pickle" in done.err
+    assert "my.pkl is in facespace's own format, not a pickle" in done.err
     todays = (
-        "facespace: today: facespace classify train {crops} --output {out} --method svm --split 4 --min-images 6 "
+        "facespace: equivalent command: facespace classify train {crops} --output {out} --method svm --split 4 --min-images 6 "
         "--seed 666 --aligned --model casia-webface"
     )
     assert todays.format(crops=crops, out="my.pkl") in done.errors
@@ -71,10 +71,12 @@ def test_train_and_classify_with_a_split(cli: Cli, crops: Path) -> None:
         'Loaded classifier model from file "my.pkl"',
     ]  # fmt: skip
     assert check_lines(done.lines, 4) == (1.0, 1.0)
-    assert "flatters" not in done.err  # none of these was learned from
-    (apart,) = [line for line in done.errors if line.startswith("facespace: today: ")]
+    assert "used in training" not in done.err
+    (apart,) = [line for line in done.errors if line.startswith("facespace: equivalent command: ")]
     assert apart.startswith(todays.format(crops=crops, out="my-split.pkl"))
-    today = cli(*shlex.split(apart.removeprefix("facespace: today: facespace ").split(" (which")[0]))
+    today = cli(
+        *shlex.split(apart.removeprefix("facespace: equivalent command: facespace ").split(" (it also trains")[0])
+    )
     assert today.code == 0, today.err
     assert "tested on 4 photos, 4 of people learned" in today.out
     assert Path("my.pkl").read_bytes() == before and Path("my-split.pkl").exists()
@@ -82,40 +84,43 @@ def test_train_and_classify_with_a_split(cli: Cli, crops: Path) -> None:
     assert "--output my-split-2.pkl" in again.err
 
 
-def test_todays_command_knows_the_people_of_the_old_one(cli: Cli, crops: Path) -> None:
-    """The old programs show a blank for the underscore of a folder; the file keeps the folder's name."""
+def test_the_equivalent_command_knows_the_people_of_the_old_one(cli: Cli, crops: Path) -> None:
+    """The old programs display a space for an underscore; the classifier file keeps the folder's name."""
     assert cli("facenet", "classifier", "TRAIN", crops, "casia-webface", "my.pkl").code == 0
     done = cli("facenet", "classifier", "CLASSIFY", crops, "casia-webface", "my.pkl")
-    (line,) = [line for line in done.errors if line.startswith("facespace: today: ")]
-    today = cli(*shlex.split(line.removeprefix("facespace: today: facespace ")))
+    (line,) = [line for line in done.errors if line.startswith("facespace: equivalent command: ")]
+    today = cli(*shlex.split(line.removeprefix("facespace: equivalent command: facespace ")))
     assert today.code == 0 and f"tested on {2 * N} photos, {2 * N} of people learned, 0 of strangers:" in today.out
 
 
 def test_another_folder_is_tested_by_names(
     cli: Cli, crops: Path, cat_file: Path, hopper_file: Path, stranger_file: Path
 ) -> None:
-    """A folder with other people in it, where the old program compared numbers of folders."""
+    """The test folder has other people; the old program matched folders by number."""
     assert cli("facenet", "classifier", "TRAIN", crops, "casia-webface", "my.pkl").code == 0
     write_photos(Path("test"), {"Aaron": stranger_file, "Grace_Hopper": hopper_file, "cat": cat_file}, 1)
     done = cli("facenet", "classifier", "CLASSIFY", "nothing", "casia-webface", "my.pkl", "--test_data_dir", "test")
     assert done.code == 1 and "cat_0001.jpg: no face found; left out" in done.err
-    assert "their faces are detected and cut out" in done.err
-    assert check_lines(done.lines, 2) == (0.5, 1.0)  # the nearest person is never a stranger's
+    assert "faces are detected and cropped" in done.err
+    assert check_lines(done.lines, 2) == (0.5, 1.0)  # the nearest person is never right for a stranger
     assert [line.split(": ")[0].split("  ")[-1] for line in done.lines[-4:-2]] == ["unknown", "Grace Hopper"]
-    assert "Accuracy is that of a closed set, as the old program counted" in done.err
-    assert "Open set: 1 of 2 were called unknown, which is right for the 1 of people who were not learned" in done.err
-    assert "facespace: today: facespace classify test my.pkl test --model casia-webface" in done.errors
+    assert "Accuracy is closed-set, as in the old program" in done.err
+    assert (
+        "Open-set: 1 of 2 were called unknown, which is right for the 1 of people the classifier was not trained on"
+        in done.err
+    )
+    assert "facespace: equivalent command: facespace classify test my.pkl test --model casia-webface" in done.errors
     trained = cli("facenet", "classifier", "TRAIN", crops, "casia-webface", "other.pkl", "--test_data_dir", crops)
     assert trained.code == 0, trained.err
     assert check_lines(trained.lines, 2 * N) == (1.0, 1.0)
 
 
-def test_what_was_learned_from_flatters(cli: Cli, crops: Path) -> None:
+def test_images_used_in_training_are_reported(cli: Cli, crops: Path) -> None:
     assert cli("facenet", "classifier", "TRAIN", crops, "casia-webface", "my.pkl").code == 0
     done = cli(
         "facenet", "classifier", "CLASSIFY", crops, "casia-webface", "my.pkl", "--image_size", "160", "--seed", "1"
     )
-    assert done.code == 0 and f"{2 * N} of these images were learned from; the accuracy flatters" in done.err
+    assert done.code == 0 and f"{2 * N} of these images were used in training" in done.err
 
 
 def test_a_pickle_is_not_read_and_not_overwritten(cli: Cli, crops: Path, hopper_file: Path) -> None:
@@ -132,7 +137,7 @@ def test_a_pickle_is_not_read_and_not_overwritten(cli: Cli, crops: Path, hopper_
         done = cli("facenet", *words)
         assert done.code == 1 and "a pickle, which could run any code" in done.errors[-1]
     done = cli("facenet", "classifier", "TRAIN", crops, "casia-webface", "old.pkl")
-    assert done.code == 1 and "is no classifier of facespace, so it is not overwritten" in done.errors[-1]
+    assert done.code == 1 and "is not a facespace classifier, so it is not overwritten" in done.errors[-1]
     assert not Path("ran").exists() and Path("old.pkl").read_bytes() == before
 
 
@@ -150,8 +155,8 @@ def test_predict(cli: Cli, crops: Path, hopper_file: Path, cat_file: Path, stran
     ]  # fmt: skip
     assert re.fullmatch(r"Grace Hopper: \d\.\d{3}", done.lines[5])
     assert re.fullmatch(r"unknown: -?\d\.\d{3}", done.lines[-1])
-    assert "the numbers behind the names are similarities" in done.err
-    assert "--margin: taken, and changes nothing" in done.err
+    assert "the numbers after the names are similarities" in done.err
+    assert "--margin: ignored because the model defines" in done.err
 
 
 @pytest.mark.parametrize(
@@ -159,10 +164,10 @@ def test_predict(cli: Cli, crops: Path, hopper_file: Path, cat_file: Path, stran
     [
         (["CLASSIFY", "{crops}", "casia-webface", "no.pkl"], "no.pkl: no classifier there"),
         (["TRAIN", "nowhere", "casia-webface", "my.pkl"], "nowhere: not a folder"),
-        (["TRAIN", "{crops}", "casia-webface", "no/my.pkl"], "no: no such folder to write into"),
+        (["TRAIN", "{crops}", "casia-webface", "no/my.pkl"], "no: no such folder to write to"),
         (
             ["TRAIN", "{crops}", "casia-webface", "my.pkl", "--use_split_dataset"],
-            "nobody has 20 images (--min_nrof_images_per_class); the most are 6, of Eileen_Collins: give at most 6",
+            "no person has 20 images (--min_nrof_images_per_class); the largest number is 6, of Eileen_Collins: give at most 6",
         ),
         (
             [
@@ -186,7 +191,7 @@ def test_predict(cli: Cli, crops: Path, hopper_file: Path, cat_file: Path, stran
                 "--min_nrof_images_per_class",
                 "6",
             ],
-            "--nrof_train_images_per_class 10 takes all; the most are 6, of Eileen_Collins: give less than 6",
+            "--nrof_train_images_per_class 10 uses all; the largest number is 6, of Eileen_Collins: give less than 6",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""The tutorials' trainers: their command lines as typed, over two steps, and what they leave for TensorBoard and tests."""
+"""The tutorials' trainers: their command lines as printed, run for two steps, and the files they write."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from PIL import Image
 torch = pytest.importorskip("torch")
 
 from facespace.cli.legacy import (  # noqa: E402
-    data_dirs as sources,
-    learning_rates as rates,
-    lfw_recipe_keys as lfw_in_training,
-    recipes as flags,
-    trainers as runs,
+    data_dirs,
+    learning_rates,
+    lfw_recipe_keys,
+    recipes as legacy_recipes,
+    trainers,
 )
 from facespace.errors import DatasetError, RecipeError, RuntimeUnavailable  # noqa: E402
 from facespace.models.folder import read_record  # noqa: E402
@@ -50,26 +50,26 @@ TRIPLETS = (
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """In an empty folder, images read in this process, no ONNX written: both take seconds."""
+    """Use an empty folder, read images in this process and write no ONNX, because the latter two take seconds."""
 
     def unavailable(*arguments: object) -> bytes:
         raise RuntimeUnavailable("not in these tests")
 
     monkeypatch.setattr("facespace.backbones.onnx_export.backbone_to_onnx", unavailable)
-    as_recipe = flags.as_recipe
-    monkeypatch.setattr(runs, "as_recipe", lambda keys, program: as_recipe({"workers": 0, **keys}, program))
+    as_recipe = legacy_recipes.as_recipe
+    monkeypatch.setattr(trainers, "as_recipe", lambda keys, program: as_recipe({"workers": 0, **keys}, program))
     monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SqueezeNet in the place of a network whose two steps take a minute."""
-    monkeypatch.setitem(runs.NETWORKS, "models.inception_resnet_v1", "squeezenet")
+    """Train SqueezeNet instead of a network whose two steps take a minute."""
+    monkeypatch.setitem(trainers.NETWORKS, "models.inception_resnet_v1", "squeezenet")
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Crops of 182 px of four people, three each, named as LFW names them."""
+    """Three crops of 182 px of each of four people, named as in LFW."""
     random = np.random.default_rng(0)
     for person in "ABCD":
         (tmp_path / "casia" / person).mkdir(parents=True)
@@ -80,7 +80,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def train(cli: Cli, program: str, line: str, data: object, *more: object) -> tuple[Outcome, Path, Path]:
-    """What the command printed, the run's folder and the model's."""
+    """Train; return the outcome, the folder of the run and that of the model."""
     done = cli("facenet", program, *shlex.split(line.format(data=data)), *map(str, more))
     assert done.code == 0, done.err
     model, log = (
@@ -93,12 +93,12 @@ def train(cli: Cli, program: str, line: str, data: object, *more: object) -> tup
 
 
 def todays(done: Outcome) -> list[str]:
-    (line,) = (line for line in done.errors if line.startswith("facespace: today: "))
-    return shlex.split(line.removeprefix("facespace: today: "))
+    (line,) = (line for line in done.errors if line.startswith("facespace: equivalent command: "))
+    return shlex.split(line.removeprefix("facespace: equivalent command: "))
 
 
 def check_today(done: Outcome, run: Path) -> recipes.Recipe:
-    """Today's command trains the very recipe that was trained."""
+    """Check that the equivalent command gives the recipe that was trained, and return the recipe."""
     words = todays(done)
     assert words[:2] == ["facespace", "train"] and words[-2:] == ["--output", str(run)]
     trained = recipes.load(run / "recipe.toml")
@@ -109,7 +109,8 @@ def check_today(done: Outcome, run: Path) -> recipes.Recipe:
 def test_the_casia_recipe(cli: Cli, data: Path, small: None) -> None:
     done, run, model = train(cli, "train_softmax", CASIA, data, *SHORT.split(), "--batch_size", 4)
     assert (
-        "data/learning_rate_schedule_classifier_casia.txt: not there; the schedule that came with FaceNet" in done.err
+        "data/learning_rate_schedule_classifier_casia.txt: no such file; using FaceNet's schedule of this name"
+        in done.err
     )
     trained = check_today(done, run)
     shipped = recipes.load("facenet-casia-2017")
@@ -128,7 +129,7 @@ def test_the_casia_recipe(cli: Cli, data: Path, small: None) -> None:
 
 
 def test_squeezenet_as_typed(cli: Cli, data: Path) -> None:
-    """`--batch_size 64` stays: with 12 images a step sees them five times over."""
+    """`--batch_size 64` is kept, although there are only 12 images: each is used five times per step."""
     done, run, _ = train(cli, "train_softmax", SQUEEZENET, data, "--epoch_size", 1, "--max_nrof_epochs", 1)
     trained = check_today(done, run)
     assert (trained.backbone, trained.batch_size) == ("squeezenet", 64)
@@ -161,14 +162,14 @@ def test_every_flag_of_train_softmax(cli: Cli, data: Path) -> None:
     assert (trained.decay_epochs, trained.decay_factor, trained.histograms) == (3, 0.5, True)
     assert (trained.seed, trained.min_images_per_person) == (1, 2)
     assert trained.losses[2].model_dump() == {"name": "features-norm", "weight": 5e-4, "order": 2.0}
-    assert [line.split(": taken, and changes nothing: ")[0] for line in done.errors[:4]] == [
+    assert [line.split(": ignored because ")[0] for line in done.errors[:4]] == [
         "facespace: --prelogits_hist_max",
         "facespace: --filter_filename, --filter_percentile",
         "facespace: --validate_every_n_epochs, --validation_set_split_ratio, --min_nrof_val_images_per_class",
         "facespace: --lfw_batch_size",
-    ]  # before anything is done, each once
-    (gpu,) = [line for line in done.errors[4:] if "changes nothing" in line]
-    assert gpu.startswith("facespace: --gpu_memory_fraction")  # which is honoured where there is one
+    ]
+    (gpu,) = [line for line in done.errors[4:] if "ignored because" in line]
+    assert gpu == "facespace: --gpu_memory_fraction: ignored because there is no CUDA GPU"
 
 
 def test_several_data_dirs_and_lfw_with_a_photo_missing(cli: Cli, data: Path, tmp_path: Path) -> None:
@@ -188,7 +189,7 @@ def test_several_data_dirs_and_lfw_with_a_photo_missing(cli: Cli, data: Path, tm
     done, run, _ = train(cli, "train_softmax", line, data, *SHORT.split(), "--data_dir", "more")
     facts = json.loads((run / "run.json").read_text())["dataset"]
     assert (facts["n_images"], facts["n_people"]) == (14, 5)
-    assert "LFW: 2 of 8 pairs are left out, for a photo is missing" in done.err
+    assert "LFW: 2 of 8 pairs are left out, because a photo is missing" in done.err
     trained = check_today(done, run)
     assert (trained.verify_distance, trained.verify_flip, trained.verify_subtract_mean) == ("angle", "concat", True)
     assert Path(trained.verify_pairs).read_text().splitlines()[:2] == [
@@ -205,12 +206,12 @@ def test_triplets(cli: Cli, data: Path, small: None) -> None:
     assert todays(done)[2] == "facenet-triplet"
     assert (trained.batch_size, trained.images_per_person, trained.weight_decay) == (12, 4, 1e-4)
     assert trained.losses[0].model_dump() == {"name": "triplet", "weight": 1.0, "margin": 0.2, "miner": "vgg"}
-    assert "a step is one batch of 3 people with 4 images each" in done.err
+    assert "each step trains on one batch of 3 people with 4 images each" in done.err
     assert read_record(model).training["steps"] == 2
 
 
 def test_the_second_tutorials_defaults_and_a_rate_that_ends(cli: Cli, data: Path, small: None, tmp_path: Path) -> None:
-    """A Windows data_dir, and −1 in a schedule of triplets, which the old program went on with."""
+    """A Windows data_dir, and a rate of −1 in the schedule, at which the old program went on."""
     drive = tmp_path / "D:"
     drive.mkdir()
     data.rename(drive / "casia")
@@ -240,13 +241,16 @@ def test_a_pretrained_model_of_the_old_program(cli: Cli, data: Path, shared: Pat
     [
         ("--data_dir nowhere", "--data_dir: nowhere: no such folder"),
         ("--data_dir {data}:nowhere", "--data_dir: nowhere: no such folder (folders are joined by"),
-        ("--data_dir {data} --model_def models.nn4", "--model_def: there are models.inception_resnet_v1"),
+        ("--data_dir {data} --model_def models.nn4", "--model_def must be one of models.inception_resnet_v1"),
         ("--data_dir {data} --learning_rate -1", "data/learning_rate_schedule.txt: no such file; give one with lines"),
         ("--data_dir {data} --batch_size 0", "train_softmax: batch_size: "),
-        ("--data_dir {data} --center_loss_factor 1 --center_loss_alfa 1", "--center_loss_alfa wants 0 or more"),
-        ("--data_dir {data} --lfw_dir {data}", "data/pairs.txt: no such file; LFW's list of pairs"),
+        ("--data_dir {data} --center_loss_factor 1 --center_loss_alfa 1", "--center_loss_alfa must be at least 0"),
+        (
+            "--data_dir {data} --lfw_dir {data}",
+            "data/pairs.txt: no such file; facespace does not include LFW's list of pairs",
+        ),
         ("--data_dir {data} --pretrained_model no", "no: neither a model's name"),
-        ("--data_dir {data} --gpu_memory_fraction 0", "--gpu_memory_fraction wants more than 0"),
+        ("--data_dir {data} --gpu_memory_fraction 0", "--gpu_memory_fraction must be above 0"),
     ],
 )
 def test_a_mistake_is_one_line_before_anything_is_done(cli: Cli, data: Path, words: str, complaint: str) -> None:
@@ -255,7 +259,7 @@ def test_a_mistake_is_one_line_before_anything_is_done(cli: Cli, data: Path, wor
     assert all(line.startswith("facespace: ") for line in done.errors) and not done.out
 
 
-def test_an_optimizer_that_is_none(cli: Cli) -> None:
+def test_an_unknown_optimizer_is_one_line(cli: Cli) -> None:
     done = cli("facenet", "train_tripletloss", "--optimizer", "SGD")
     assert done.code == 2 and len(done.errors) == 1 and "invalid choice: 'SGD'" in done.err
 
@@ -263,20 +267,20 @@ def test_an_optimizer_that_is_none(cli: Cli) -> None:
 # Parts
 
 
-def test_every_schedule_that_came_with_facenet_is_one(tmp_path: Path) -> None:
+def test_every_schedule_of_facenet_is_valid(tmp_path: Path) -> None:
     from facespace.training.schedules import Schedule, read_table
 
-    for name, text in rates.SHIPPED.items():
-        assert rates.schedule_text(f"data/{name}") == text
+    for name, text in learning_rates.SHIPPED.items():
+        assert learning_rates.schedule_text(f"data/{name}") == text
         table = read_table(text)
         Schedule(epoch_size=10, n_epochs=3, table=table)
     file = tmp_path / "own.txt"
     file.write_text("0: 0.1\n65: 0.01\n77: -\n")
-    assert rates.schedule_text(str(file)) == "0: 0.1, 65: 0.01, 77: -1.0"
-    assert rates.keys_of(0.1, "none", 7, 0.5)["learning_rate"] == 0.1
+    assert learning_rates.schedule_text(str(file)) == "0: 0.1, 65: 0.01, 77: -1.0"
+    assert learning_rates.keys_of(0.1, "none", 7, 0.5)["learning_rate"] == 0.1
     file.write_text("now: never\n")
     with pytest.raises(RecipeError, match="expected `epoch: rate`"):
-        rates.schedule_text(str(file))
+        learning_rates.schedule_text(str(file))
 
 
 @pytest.mark.parametrize(
@@ -289,28 +293,28 @@ def test_every_schedule_that_came_with_facenet_is_one(tmp_path: Path) -> None:
         ("abc:/x", ["abc", "/x"]),
     ],
 )
-def test_colons_of_drives_join_nothing(joined: str, parts: list[str]) -> None:
-    assert sources.parted(joined) == parts
+def test_colons_of_drives_are_not_separators(joined: str, parts: list[str]) -> None:
+    assert data_dirs.split_paths(joined) == parts
 
 
 def test_joined_folders(tmp_path: Path) -> None:
     for name in ("a", "b:c"):
         (tmp_path / name).mkdir()
-    assert sources.datasets_of("b:c") == ["b:c"]
-    assert sources.datasets_of("a;a") == ["a", "a"]
-    assert sources.datasets_of(f"a:{tmp_path}") == ["a", str(tmp_path)]
+    assert data_dirs.datasets_of("b:c") == ["b:c"]
+    assert data_dirs.datasets_of("a;a") == ["a", "a"]
+    assert data_dirs.datasets_of(f"a:{tmp_path}") == ["a", str(tmp_path)]
     with pytest.raises(DatasetError, match="``: no such folder"):
-        sources.datasets_of("a:")
+        data_dirs.datasets_of("a:")
 
 
 def test_folds_stay_even() -> None:
     fold = np.repeat([1, 2, 3], 4)
     same = np.tile([True, True, False, False], 3)
     usable = np.ones(12, np.bool_)
-    assert lfw_in_training.even_folds(fold, same, usable).all()
+    assert lfw_recipe_keys.even_folds(fold, same, usable).all()
     usable[[0, 1]] = False
-    kept: Any = lfw_in_training.even_folds(fold, same, usable)
+    kept: Any = lfw_recipe_keys.even_folds(fold, same, usable)
     assert [(int((kept & (fold == k) & same).sum()), int((kept & (fold == k) & ~same).sum())) for k in (1, 2, 3)] == [
         (0, 2)
     ] * 3
-    assert lfw_in_training.even_folds(None, same, usable).tolist() == usable.tolist()
+    assert lfw_recipe_keys.even_folds(None, same, usable).tolist() == usable.tolist()

@@ -1,4 +1,4 @@
-"""Tiny-Face-Recognition's commands as typed: conversion, training, evaluation."""
+"""The commands of Tiny-Face-Recognition as printed: conversion, training, evaluation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL import Image
 
 torch = pytest.importorskip("torch")
 
-from facespace.cli.legacy import recipes as flags  # noqa: E402
+from facespace.cli.legacy import recipes as legacy_recipes  # noqa: E402
 from facespace.cli.legacy.tiny import train as tiny_train  # noqa: E402
 from facespace.datasets.formats.recordio_writer import RecordWriter  # noqa: E402
 from facespace.datasets.opening import open_dataset  # noqa: E402
@@ -26,7 +26,7 @@ from facespace.training import recipe as recipes  # noqa: E402
 from support.commands import Outcome  # noqa: E402
 
 Cli = Callable[..., Outcome]
-as_recipe = flags.as_recipe
+as_recipe = legacy_recipes.as_recipe
 LR = "--lr [0.001, 0.0005, 0.0003, 0.0001]"
 
 
@@ -40,14 +40,14 @@ def crop(seed: int, person: int) -> bytes:
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty folder; no ONNX, and a small network where ResNet-50 would take minutes."""
+    """Use an empty folder, write no ONNX, and train a small network, because ResNet-50 would take minutes."""
 
     def unavailable(*arguments: object) -> bytes:
         raise RuntimeUnavailable("not in these tests")
 
     monkeypatch.setattr("facespace.backbones.onnx_export.backbone_to_onnx", unavailable)
     monkeypatch.setattr(tiny_train, "NETWORK", "tiny")
-    monkeypatch.setattr(flags, "as_recipe", lambda keys, program: as_recipe({"workers": 0, **keys}, program))
+    monkeypatch.setattr(legacy_recipes, "as_recipe", lambda keys, program: as_recipe({"workers": 0, **keys}, program))
     monkeypatch.chdir(tmp_path)
 
 
@@ -62,7 +62,7 @@ def faces(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def bin_file(tmp_path: Path) -> Path:
-    """20 pairs, same and different by turns, of two people."""
+    """20 pairs of two people, alternately same and different."""
     images, same = [], []
     for k in range(20):
         person = k // 2 % 2
@@ -82,7 +82,9 @@ def test_mx2tfrecords(cli: Cli, faces: Path) -> None:
     assert done.lines[0] == "id2range 3" and done.lines[1].startswith(
         "12 images -> tfrecords/tran.tfrecords; checksum "
     )
-    assert done.errors == [f"facespace: today: facespace dataset convert {faces}/train.rec tfrecords --to tfrecord"]
+    assert done.errors == [
+        f"facespace: equivalent command: facespace dataset convert {faces}/train.rec tfrecords --to tfrecord"
+    ]
     made, source = open_dataset("tfrecords/tran.tfrecords"), open_dataset(faces)
     assert made.labels.tolist() == source.labels.tolist()
     assert all(made.encoded(k) == source.encoded(k) for k in range(12))
@@ -115,8 +117,8 @@ def test_an_index_of_another_name_and_progress(cli: Cli, monkeypatch: pytest.Mon
 def train(cli: Cli, line: str) -> tuple[Outcome, recipes.Recipe]:
     done = cli("tiny", "train", *shlex.split(line))
     assert done.code == 0, done.err
-    (today,) = (line for line in done.errors if line.startswith("facespace: today: "))
-    words = shlex.split(today.removeprefix("facespace: today: "))
+    (today,) = (line for line in done.errors if line.startswith("facespace: equivalent command: "))
+    words = shlex.split(today.removeprefix("facespace: equivalent command: "))
     trained = recipes.load("ckpt/recipe.toml")
     assert words[:3] == ["facespace", "train", "arcface-ms1mv2"] and words[-2:] == ["--output", "ckpt"]
     assert recipes.load(words[2], words[3:-2]) == trained
@@ -124,10 +126,10 @@ def train(cli: Cli, line: str) -> tuple[Outcome, recipes.Recipe]:
 
 
 def test_train_as_printed_and_evaluate(cli: Cli, faces: Path, bin_file: Path) -> None:
-    """The list of rates without quotes is four words; the classifier is as large as the file says."""
+    """The unquoted list of rates arrives as four words; the number of classes comes from the file."""
     line = f"--tfrecords {faces} --batch_size 4 --num_classes 85742 {LR} --ckpt_save_dir ckpt --epoch 1"
     done, trained = train(cli, line)
-    assert f"--num_classes 85742: {faces} has images of 3 people, who are trained" in done.err
+    assert f"--num_classes 85742: ignored because {faces} contains 3 people" in done.err
     assert done.lines[0] == "-------------Training Args-----------------"
     assert f"--tfrecords         :   {faces}" in done.lines
     assert "--lr                :   [0.001, 0.0005, 0.0003, 0.0001]" in done.lines
@@ -142,8 +144,8 @@ def test_train_as_printed_and_evaluate(cli: Cli, faces: Path, bin_file: Path) ->
     assert re.fullmatch(r"\[cfp_fp\]\[0\]XNorm: \d+\.\d{6}", done.lines[0])
     assert re.fullmatch(r"\[cfp_fp\]\[0\]Accuracy-Flip: [01]\.\d{5}\+-0\.\d{5}", done.lines[1])
     assert done.errors[:3] == [
-        "facespace: --num_classes: taken, and changes nothing: the classifier of training is not needed",
-        f"facespace: today: facespace verify bin {bin_file} --flip add --model ckpt",
+        "facespace: --num_classes: ignored because the classification layer is only used in training",
+        f"facespace: equivalent command: facespace verify bin {bin_file} --flip add --model ckpt",
         "facespace: ckpt: a training run; using its model/",
     ]
     # After so few steps its embeddings may be all alike.
@@ -159,7 +161,7 @@ def test_a_run_goes_on_in_its_folder(cli: Cli, faces: Path) -> None:
     assert done.code == 0 and "resumes after step 3 of 3" in done.out
 
 
-def test_rates_drop_where_they_were_meant_to(cli: Cli) -> None:
+def test_rates_drop_at_the_intended_steps(cli: Cli) -> None:
     """After 40,000 steps of 512 images, not of 256."""
     steps = tiny_train._steps(1_000_000, 64, [0.001, 0.0005, 0.0003, 0.0001])
     assert (steps["epoch_size"], steps["n_epochs"]) == (100, 10_000)
@@ -182,8 +184,8 @@ def test_rates_as_typed(words: list[str], rates: list[float]) -> None:
 
 
 @pytest.mark.parametrize("words", [["[0.1,", "0.2]"], ["fast"], ["0.1", "0.1", "0.1", "-1"], ["nan"], ["[]"]])
-def test_rates_that_are_none(words: list[str]) -> None:
-    with pytest.raises(RecipeError, match="--lr wants 4 numbers above 0"):
+def test_wrong_rates(words: list[str]) -> None:
+    with pytest.raises(RecipeError, match="--lr must be 4 numbers above 0"):
         tiny_train.rates_of(words)
 
 
@@ -202,7 +204,7 @@ def test_a_mistake_is_one_line(cli: Cli, line: str, code: int, complaint: str) -
     assert all(error.startswith("facespace: ") for error in done.errors)
 
 
-def test_a_bin_that_runs_something_does_not(cli: Cli, tmp_path: Path) -> None:
+def test_code_in_a_bin_file_is_not_run(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "evil.bin").write_bytes(b"cposix\nsystem\n(S'touch ran'\ntR.")
     done = cli("tiny", "eval_veri", "--datasets", "evil.bin", "--ckpt_restore_dir", "casia-webface")
     assert done.code == 1 and not (tmp_path / "ran").exists()
@@ -210,7 +212,7 @@ def test_a_bin_that_runs_something_does_not(cli: Cli, tmp_path: Path) -> None:
 
 @pytest.mark.shared
 def test_real_records_and_pairs(cli: Cli, shared: Path) -> None:
-    """What MXNet wrote, and a verification set of LFW, by a model of another kind."""
+    """Records that MXNet wrote, and a verification set of LFW measured with a model for other crops."""
     records = shared / "data" / "records"
     done = cli(
         *f"tiny mx2tfrecords --bin_path {records}/train.rec --idx_path {records}/train.idx --tfrecords_file_path tf".split()
@@ -226,4 +228,4 @@ def test_real_records_and_pairs(cli: Cli, shared: Path) -> None:
     )
     assert done.code == 0, done.err
     assert done.lines == ["[lfw_dev_40_protocol2][0]XNorm: 1.000000", "[lfw_dev_40_protocol2][0]Accuracy-Flip: 1.00000"]
-    assert "they were resized, and the figures are not the model's best" in done.err
+    assert "they were resized, which lowers the accuracy" in done.err

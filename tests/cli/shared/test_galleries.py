@@ -1,4 +1,4 @@
-"""Which word of a command line is the gallery, without opening any."""
+"""Which argument of a command line is the gallery."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def command(
     short: Annotated[str, typer.Option("-s")] = "",
     flag: Annotated[bool, typer.Option("--flag")] = False,
 ) -> None:
-    """Print what came."""
+    """Print the arguments."""
     print([gallery, *names], photo, short, flag)
 
 
@@ -68,13 +68,15 @@ def test_the_first_word_is_the_gallery(words: list[str], expected: list[str]) ->
         (["--gallery", "g", "other.gallery"], ["g", "other.gallery"]),
     ],
 )
-def test_beside_the_variable(words: list[str], expected: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_word_with_the_environment_variable_set(
+    words: list[str], expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("FACESPACE_GALLERY", "mine")
     assert CliRunner().invoke(app, words).output.startswith(f"{expected} ")
 
 
 @pytest.mark.parametrize("words", [[], ["g"], ["--gallery", "g"], ["--nonsense", "g", "Ada"], ["--photo"]])
-def test_what_is_missing_is_a_usage_error(words: list[str]) -> None:
+def test_missing_arguments_are_a_usage_error(words: list[str]) -> None:
     assert CliRunner().invoke(app, words).exit_code == 2
 
 

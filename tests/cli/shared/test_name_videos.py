@@ -1,4 +1,4 @@
-"""Videos and cameras named: what is printed and written, with people of one gray each; and once with real faces."""
+"""Naming in videos and cameras: what is printed and written, with a shade of gray for each person; and once with real faces."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ Cli = Callable[..., Outcome]
 
 
 def gray_video(path: Path, *people: tuple[int, ...]) -> Path:
-    """Five frames a second, each with these people, without loss."""
+    """Write a lossless video of five frames per second, each with these people."""
     frames = [frame(k, *grays).pixels for k, grays in enumerate(people)]
     return write_video(path, frames, codec="ffv1", pix_fmt="bgr0", rate=5, gop=1)
 
 
 @pytest.fixture
 def video(tmp_path: Path) -> Path:
-    """Anna for two seconds, in one frame badly lit; a stranger beside her in the second one."""
+    """Anna for two seconds, badly lit in one frame; in the second second next to a stranger."""
     return gray_video(tmp_path / "a.mkv", *[(10,)] * 5, *[(10, 50), (12, 50), *[(10, 50)] * 3])
 
 
 def run(path: str | Path, **options: Any) -> int:
-    """`name_video` with people of gray; how many files failed."""
+    """Call `name_video` with gray people; return how many files failed."""
     report = Report()
     name_video(str(path), detector=StubDetector(), embedder=StubEmbedder(), namer=namer, report=report, **options)  # type: ignore[arg-type]
     return report.n_failed
@@ -74,10 +74,10 @@ def test_text(video: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, err = capsys.readouterr()
     assert err == ""
     first, anna, stranger = out.splitlines()
-    assert first == f"{video}: 2 appearances in 10 frames looked at"
+    assert first == f"{video}: 2 appearances in 10 frames processed"
     assert anna.startswith("  0:00.0 to 0:01.8  Anna  similarity 0.99")
-    assert anna.endswith(" (wanted 0.900)  10 frames")
-    assert stranger == "  0:01.0 to 0:01.8  unknown  similarity 0.000 (wanted 0.900)  5 frames"
+    assert anna.endswith(" (threshold 0.900)  10 frames")
+    assert stranger == "  0:01.0 to 0:01.8  unknown  similarity 0.000 (threshold 0.900)  5 frames"
 
 
 def test_every(video: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,10 +87,10 @@ def test_every(video: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert summary["frames"] == 3
 
 
-def test_nobody(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_known_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = gray_video(tmp_path / "empty.mkv", *[()] * 5)
     assert run(path, subtitles=tmp_path / "a.srt", draw=tmp_path / "a.mp4") == 0
-    assert capsys.readouterr().out == f"{path}: no appearances in 5 frames looked at\n"
+    assert capsys.readouterr().out == f"{path}: no appearances in 5 frames processed\n"
     assert (tmp_path / "a.srt").read_text() == ""
     assert len(list(read_frames(tmp_path / "a.mp4", every=1))) == 5
 
@@ -108,7 +108,7 @@ def test_subtitles_and_drawing(video: Path, tmp_path: Path) -> None:
 
 
 def test_somebody_else_in_the_same_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """JSON, appearances, subtitles and drawing say the same: a stranger, Anna, a stranger, one upon the other."""
+    """JSON, appearances, subtitles and drawing agree: a stranger, Anna, a stranger, one after the other in the same place."""
     path = gray_video(tmp_path / "cut.mkv", *[(50,)] * 8, *[(10,)] * 8, *[(50,)] * 8)
     assert run(path, json=True, subtitles=tmp_path / "cut.srt", draw=tmp_path / "drawn.mp4") == 0
     (*frames, summary), _ = printed(capsys)
@@ -127,13 +127,13 @@ def test_somebody_else_in_the_same_place(tmp_path: Path, capsys: pytest.CaptureF
     assert green == [False] * 8 + [True] * 8 + [False] * 8
 
 
-def test_a_name_stands_once_in_a_frame(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = gray_video(tmp_path / "twins.mkv", *[(11, 10)] * 5)  # both are like Anna
-    for options, wanted in (({}, [None, "Anna"]), ({"repeats": True}, ["Anna", "Anna"])):
+def test_a_person_is_named_once_per_frame(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = gray_video(tmp_path / "twins.mkv", *[(11, 10)] * 5)  # both are similar to Anna
+    for options, expected in (({}, [None, "Anna"]), ({"repeats": True}, ["Anna", "Anna"])):
         assert run(path, json=True, **options) == 0
         (*frames, summary), _ = printed(capsys)
-        assert [[face["name"] for face in entry["faces"]] for entry in frames] == [wanted] * 5
-        assert sorted(map(str, (seen["name"] for seen in summary["appearances"]))) == sorted(map(str, wanted))
+        assert [[face["name"] for face in entry["faces"]] for entry in frames] == [expected] * 5
+        assert sorted(map(str, (seen["name"] for seen in summary["appearances"]))) == sorted(map(str, expected))
 
 
 def test_a_film_of_one_frame(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -148,7 +148,7 @@ def test_a_film_of_one_frame(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert (tmp_path / "one.srt").read_text() == "1\n00:00:00,000 --> 00:00:00,200\nAnna\nunknown\n"
     assert len(list(read_frames(tmp_path / "one.mp4", every=1))) == 1
     assert run(path) == 0
-    assert capsys.readouterr().out.splitlines()[0] == f"{path}: 2 appearances in 1 frame looked at"
+    assert capsys.readouterr().out.splitlines()[0] == f"{path}: 2 appearances in 1 frame processed"
 
 
 def test_a_damaged_video_is_told_up_to_where_it_breaks(video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
@@ -164,7 +164,7 @@ def test_a_damaged_video_is_told_up_to_where_it_breaks(video: Path, tmp_path: Pa
     assert len(list(read_frames(tmp_path / "drawn.mkv", every=1))) == len(frames)
 
 
-def test_what_is_no_video_fails_like_a_photo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_that_are_not_videos_fail_like_photos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.mp4").write_text("hello")
     assert run(tmp_path / "a.mp4", json=True, subtitles=tmp_path / "a.srt", draw=tmp_path / "b.mp4") == 1
     (entry,), err = printed(capsys)
@@ -182,12 +182,12 @@ def test_without_pyav(video: Path, capsys: pytest.CaptureFixture[str], monkeypat
     assert err == f"facespace: {video}: videos and cameras need the extra video: pip install 'facespace[video]'\n"
 
 
-def test_subtitles_that_lie_beside_a_video_are_not_replaced(video: Path, tmp_path: Path) -> None:
+def test_subtitles_next_to_a_video_are_not_overwritten(video: Path, tmp_path: Path) -> None:
     files = subtitle_files(tmp_path / "new", [str(video), "elsewhere/a.mp4"])
     assert [str(path.relative_to(tmp_path)) for path in files.values()] == ["new/a.srt", "new/a-2.srt"]
     assert subtitle_files(tmp_path, [str(video)]) == {str(video): tmp_path / "a.srt"}
     (tmp_path / "a.srt").write_text("the film's own")
-    with pytest.raises(typer.BadParameter, match=r"a\.srt lies beside its video already"):
+    with pytest.raises(typer.BadParameter, match=r"a\.srt already exists next to its video"):
         subtitle_files(tmp_path, [str(video)])
     (tmp_path / "new" / "a.srt").write_text("of the run before")
     subtitle_files(tmp_path / "new", [str(video)])
@@ -197,7 +197,7 @@ def test_subtitles_that_lie_beside_a_video_are_not_replaced(video: Path, tmp_pat
 
 
 class StubScreen:
-    """Closed by the user while the picture with the number `until` is shown."""
+    """A screen that the user closes while frame number `until` is shown."""
 
     def __init__(self, until: int) -> None:
         self.shown: list[tuple[Image.Image, str]] = []
@@ -214,11 +214,11 @@ class StubScreen:
 
 
 def no_screen(title: str) -> Any:
-    raise RuntimeUnavailable("no window: there is no screen here")
+    raise RuntimeUnavailable("cannot open a window: there is no screen")
 
 
 def film(frames: Iterator[Frame] | list[Frame], **options: Any) -> None:
-    """`name_camera` with people of gray."""
+    """Call `name_camera` with gray people."""
     name_camera(0, detector=StubDetector(), embedder=StubEmbedder(), namer=namer, frames=frames, **options)  # type: ignore[arg-type]
 
 
@@ -234,14 +234,14 @@ def test_a_camera_in_a_window(capsys: pytest.CaptureFixture[str]) -> None:
     source = frames()
     film(source, open_window=lambda title: screen)
     assert len(screen.shown) == 3
-    assert (screen.n_closed, ended) == (1, [True]), "window and camera are let go"
+    assert (screen.n_closed, ended) == (1, [True]), "window and camera are closed"
     picture, title = screen.shown[2]
     assert picture.size == (200, 40)
     assert np.ptp(np.asarray(picture), axis=2).max() > 60, "Anna's box is green"
     assert title.startswith("facespace, camera 0: ")
-    assert title.endswith(" frames a second; q closes")
+    assert title.endswith(" frames/s; q closes")
     out, err = capsys.readouterr()
-    assert out.splitlines()[0] == "camera 0: 2 appearances in 3 frames looked at"
+    assert out.splitlines()[0] == "camera 0: 2 appearances in 3 frames processed"
     assert err == ""
 
 
@@ -250,10 +250,10 @@ def test_without_a_screen_names_are_printed_when_they_change(capsys: pytest.Capt
     film([frame(k, *grays) for k, grays in enumerate(shown)], open_window=no_screen)
     out, err = capsys.readouterr()
     assert out.splitlines()[:4] == [
-        "0:00.0  nobody", "0:00.2  Anna", "0:00.6  Anna, unknown", "0:01.0  nobody",
+        "0:00.0  no faces", "0:00.2  Anna", "0:00.6  Anna, unknown", "0:01.0  no faces",
     ]  # fmt: skip
-    assert out.splitlines()[4] == "camera 0: 2 appearances in 6 frames looked at"
-    assert err == "facespace: no window: there is no screen here; names are printed instead\n"
+    assert out.splitlines()[4] == "camera 0: 2 appearances in 6 frames processed"
+    assert err == "facespace: cannot open a window: there is no screen; names are printed instead\n"
 
 
 def test_a_camera_as_json_opens_no_window(capsys: pytest.CaptureFixture[str]) -> None:
@@ -264,14 +264,14 @@ def test_a_camera_as_json_opens_no_window(capsys: pytest.CaptureFixture[str]) ->
     assert (summary["camera"], summary["frames"]) == (0, 3)
 
 
-def test_a_camera_names_everybody_once_unless_told_otherwise(capsys: pytest.CaptureFixture[str]) -> None:
-    for options, wanted in (({}, [None, "Anna"]), ({"repeats": True}, ["Anna", "Anna"])):
+def test_a_camera_names_a_person_once_per_frame_unless_repeats_is_given(capsys: pytest.CaptureFixture[str]) -> None:
+    for options, expected in (({}, [None, "Anna"]), ({"repeats": True}, ["Anna", "Anna"])):
         film([frame(k, 11, 10) for k in range(3)], json=True, **options)
         (*frames, _), _ = printed(capsys)
-        assert [[face["name"] for face in entry["faces"]] for entry in frames] == [wanted] * 3
+        assert [[face["name"] for face in entry["faces"]] for entry in frames] == [expected] * 3
 
 
-def test_a_camera_ended_by_the_user_or_its_plug(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_camera_stopped_by_the_user_or_unplugged(capsys: pytest.CaptureFixture[str]) -> None:
     def frames(error: BaseException) -> Iterator[Frame]:
         yield from (frame(k, 10) for k in range(3))
         raise error
@@ -279,10 +279,10 @@ def test_a_camera_ended_by_the_user_or_its_plug(capsys: pytest.CaptureFixture[st
     screen = StubScreen(until=100)
     film(frames(KeyboardInterrupt()), open_window=lambda title: screen)
     assert screen.n_closed == 1
-    assert capsys.readouterr().out.splitlines()[0] == "camera 0: 1 appearance in 3 frames looked at"
+    assert capsys.readouterr().out.splitlines()[0] == "camera 0: 1 appearance in 3 frames processed"
     with pytest.raises(VideoError, match="it stopped"):
         film(frames(VideoError("camera 0", "it stopped")), open_window=lambda title: screen)
-    assert capsys.readouterr().out.splitlines()[0] == "camera 0: 1 appearance in 3 frames looked at"
+    assert capsys.readouterr().out.splitlines()[0] == "camera 0: 1 appearance in 3 frames processed"
 
 
 def test_no_camera_opens_no_window() -> None:
@@ -294,18 +294,18 @@ def test_no_camera_opens_no_window() -> None:
         film(frames(), open_window=lambda title: pytest.fail("a window was opened"))
 
 
-def test_frames_a_second() -> None:
+def test_frames_per_second() -> None:
     rate = _Rate()
     assert rate.update(10.0) == 0
     assert [rate.update(10 + k / 20) for k in range(1, 81)][-1] == pytest.approx(20)
-    assert rate.update(20.0) == 0, "the past is forgotten"
+    assert rate.update(20.0) == 0, "frames older than two seconds do not count"
 
 
-# The window, with a stand-in for tkinter
+# The window, with a fake tkinter
 
 
 class StubTk(SimpleNamespace):
-    """A tkinter whose window remembers what was done to it."""
+    """A tkinter that records the calls of its window."""
 
     def __init__(self) -> None:
         done: list[tuple[str, Any]] = []
@@ -340,7 +340,7 @@ def test_a_window_shows_and_closes(tk: StubTk) -> None:
     tk.calls["WM_DELETE_WINDOW"]()
     window.show("picture", "second")  # type: ignore[arg-type]
     window.close()
-    assert tk.done[4:] == [("destroy", None)], "once, and nothing is shown after it"
+    assert tk.done[4:] == [("destroy", None)], "destroyed once, and nothing is shown afterwards"
 
 
 def test_no_screen_and_no_tkinter(tk: StubTk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -348,7 +348,7 @@ def test_no_screen_and_no_tkinter(tk: StubTk, monkeypatch: pytest.MonkeyPatch) -
         raise tk.TclError("no display name and no $DISPLAY environment variable")
 
     tk.Tk = refuse
-    with pytest.raises(RuntimeUnavailable, match="there is no screen here"):
+    with pytest.raises(RuntimeUnavailable, match="there is no screen"):
         Window("hello")
     monkeypatch.setitem(sys.modules, "tkinter", None)
     with pytest.raises(RuntimeUnavailable, match="has no tkinter"):
@@ -384,11 +384,11 @@ def test_identify_photos_and_videos(
         (tmp_path / "out" / "film.srt")
         .read_text()
         .startswith("1\n00:00:00,000 --> 00:00:00,900\nGrace Hopper\nunknown\n")
-    ), "until the picture shows her going"
+    ), "until she leaves the frame"
     assert len(list(read_frames("out/film.mp4", every=1))) == 15
     every = cli("identify", "--gallery", "g", "film.mp4", "--every", "7", "--threshold", "1")
     assert (every.code, every.err) == (0, "")
-    assert every.lines[0] == "film.mp4: 2 appearances in 3 frames looked at"
+    assert every.lines[0] == "film.mp4: 2 appearances in 3 frames processed"
     assert "Grace" not in every.out
     (tmp_path / "film.srt").write_text("the film's own")
     refused = cli("identify", "--gallery", "g", "film.mp4", "--subtitles", ".")

@@ -1,4 +1,4 @@
-"""What commands print."""
+"""The output of commands."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Pipe(io.StringIO):
 
 
 def test_a_line_is_written_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that lines of several processes stay whole in one pipe, also where Python does not buffer."""
+    """So that lines of several processes are not mixed on one pipe, even if Python does not buffer."""
     out, errors = Pipe(), Pipe()
     monkeypatch.setattr(sys, "stdout", out)
     monkeypatch.setattr(sys, "stderr", errors)

@@ -1,1 +1,1 @@
-"""What the commands of the old tutorials share: their way of reading arguments, pairs, datasets and schedules."""
+"""The programs of the old tutorials, in `facenet/` and `tiny/`, and what they share: arguments, pairs, datasets, schedules."""

@@ -1,4 +1,4 @@
-"""An old program's command line: read as its argparse read it, answered with today's command."""
+"""The command line of an old program: its own flags, the flags that are ignored, and the equivalent facespace command."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from facespace.cli.shared.output import say
 from facespace.io.text import plain_text
 
 
-class _Unneeded(argparse.Action):
-    """Takes a flag that decides nothing here, and notes that it was given, and `why` it is not needed."""
+class _Ignore(argparse.Action):
+    """Accepts a flag that has no effect, and records that it was given and `why` it is ignored."""
 
     def __init__(self, *words: Any, why: str, **options: Any) -> None:
         super().__init__(*words, **options)
@@ -23,11 +23,11 @@ class _Unneeded(argparse.Action):
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:  # noqa: ARG002
         setattr(namespace, self.dest, values)
-        namespace.unneeded = [*namespace.unneeded, (self.why, self.option_strings[0])]
+        namespace.ignored = [*namespace.ignored, (self.why, self.option_strings[0])]
 
 
-class _Several(argparse.Action):
-    """Takes a flag once for each of its values, a list; where it is not given, its default stays one."""
+class _Append(argparse.Action):
+    """Collects the values of a repeated flag in a list. Unlike argparse's `append`, the default is replaced, not extended."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:  # noqa: ARG002
         before = getattr(namespace, self.dest)
@@ -35,7 +35,7 @@ class _Several(argparse.Action):
 
 
 class Program(argparse.ArgumentParser):
-    """The arguments of an old program, with its spelling, defaults and abbreviations; a mistake is one line."""
+    """The arguments of an old program, with its spelling, defaults and abbreviations. Errors are one line."""
 
     def __init__(self, command: str, summary: str) -> None:
         super().__init__(
@@ -43,47 +43,51 @@ class Program(argparse.ArgumentParser):
             description=summary,
             formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         )
-        self.set_defaults(unneeded=[])
+        self.set_defaults(ignored=[])
 
     def flag(self, name: str, help: str) -> None:
-        """A flag without a value."""
+        """Add a flag without a value."""
         self.add_argument(name, action="store_true", help=help)
 
     def flags(self, *named: tuple[str, Any, str]) -> None:
-        """Flags with a value each: name, default, help. The default's kind is the value's."""
+        """Add flags with a value, each as (name, default, help). The value has the type of the default."""
         for name, default, text in named:
             self.add_argument(name, type=type(default), default=default, help=_escaped(text))
 
     def repeated(self, name: str, default: str, help: str) -> None:
-        """A flag that may be given several times: a list then, its default where it is not given."""
-        self.add_argument(name, action=_Several, default=default, help=_escaped(help))
+        """Add a flag that may be repeated. Its value is a list, or `default` if the flag is not given."""
+        self.add_argument(name, action=_Append, default=default, help=_escaped(help))
 
-    def preprocessing(self, *names: str, **defaults: int) -> None:
-        """Flags that said what a network wants to see: it knows that itself. Those in `names` take no value."""
-        self.unneeded("the model itself says what it was trained to see", *names, **defaults)
+    def ignore_preprocessing(self, *names: str, **defaults: int) -> None:
+        """Accept and ignore flags about preprocessing, which the model defines. Those in `names` take no value."""
+        self.ignore("the model defines its own preprocessing", *names, **defaults)
 
-    def machine(self, **defaults: float) -> None:
-        """Flags that told a program how to use its machine, and change no result."""
-        self.unneeded("what suits the machine is found without being told", **defaults)
+    def ignore_batch_size(self, **defaults: int) -> None:
+        """Accept and ignore flags about the number of images per call of the network."""
+        self.ignore("the batch size is chosen automatically", **defaults)
 
-    def unneeded(self, why: str, *names: str, **defaults: Any) -> None:
-        """Flags that are taken and change nothing, for the reason `why`. Those in `names` take no value."""
-        text = f"changes nothing: {why}"
+    def ignore_gpu_memory_fraction(self) -> None:
+        """Accept and ignore `--gpu_memory_fraction` in a program that does not train."""
+        self.ignore("this program computes on the CPU; training respects the flag", gpu_memory_fraction=1.0)
+
+    def ignore(self, why: str, *names: str, **defaults: Any) -> None:
+        """Accept and ignore flags, for the reason `why`. Those in `names` take no value."""
+        text = f"Accepted and ignored: {why}."
         for name in names:
-            self.add_argument(f"--{name}", action=_Unneeded, nargs=0, default=False, why=why, help=text)
+            self.add_argument(f"--{name}", action=_Ignore, nargs=0, default=False, why=why, help=text)
         for name, default in defaults.items():
-            self.add_argument(f"--{name}", action=_Unneeded, type=type(default), default=default, why=why, help=text)
+            self.add_argument(f"--{name}", action=_Ignore, type=type(default), default=default, why=why, help=text)
 
     def parse(self, argv: list[str]) -> argparse.Namespace:
-        """The arguments; what was given and decides nothing is said at once, in a line for each reason."""
+        """Parse the arguments, and report the flags that are ignored in one line for each reason."""
         arguments = self.parse_args(argv)
-        for why in dict.fromkeys(why for why, _ in arguments.unneeded):
-            names = ", ".join(dict.fromkeys(name for reason, name in arguments.unneeded if reason == why))
-            say(f"{names}: taken, and changes nothing: {why}")
+        for why in dict.fromkeys(why for why, _ in arguments.ignored):
+            names = ", ".join(dict.fromkeys(name for reason, name in arguments.ignored if reason == why))
+            say(f"{names}: ignored because {why}")
         return arguments
 
     def error(self, message: str) -> NoReturn:
-        """Leave with exit code 2 and one line."""
+        """Print one line and exit with code 2."""
         print(f"facespace: {plain_text(message)}; see: {self.prog} --help", file=sys.stderr)
         raise typer.Exit(2)
 
@@ -93,7 +97,7 @@ def _escaped(text: str) -> str:
 
 
 def true_or_false(text: str) -> bool:
-    """The value of a flag that old programs took for true whatever it said.
+    """Parse the value of a boolean flag. The old programs took any text for true, even "False".
 
     >>> true_or_false("False"), true_or_false("1")
     (False, True)
@@ -103,15 +107,15 @@ def true_or_false(text: str) -> bool:
         return True
     if lowered in ("false", "0", "no"):
         return False
-    raise argparse.ArgumentTypeError(f"wants True or False; got {text!r}")
+    raise argparse.ArgumentTypeError(f"must be True or False, got {text!r}")
 
 
 def say_all(lines: Iterable[str]) -> None:
-    """Lines beside the results."""
+    """Print lines on stderr."""
     for line in lines:
         say(line)
 
 
-def today(*words: object, note: str = "") -> None:
-    """Say what the command is called today, so that it can be typed, and in `note` where it does something else."""
-    say(f"today: {shlex.join(map(str, words))}{f' ({note})' if note else ''}")
+def say_equivalent(*words: object, note: str = "") -> None:
+    """Print the equivalent facespace command, quoted for a shell. `note` says how its effect differs."""
+    say(f"equivalent command: {shlex.join(map(str, words))}{f' ({note})' if note else ''}")

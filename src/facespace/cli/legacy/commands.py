@@ -1,4 +1,4 @@
-"""The commands of one old project, listed without loading any of them."""
+"""The command group of one old project. A program is imported only when it is run."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ from typer.core import TyperCommand
 
 
 class Verbatim(TyperCommand):
-    """Hands on every word behind the command's name as it was typed, `--help` too."""
+    """A command that passes all its arguments, including `--help`, to the program unchanged."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read nothing."""
+        """Keep the arguments without parsing them."""
         ctx.args = list(args)
         return []
 
 
-def family(name: str, summary: str, package: str, programs: dict[str, str]) -> typer.Typer:
-    """The commands of one old project: each is the `main` of the module of its name in `package`."""
+def command_group(name: str, summary: str, package: str, programs: dict[str, str]) -> typer.Typer:
+    """Return the commands of one old project. Each calls `main` of the module with its name in `package`.
+
+    `programs` maps each program to its line of help.
+    """
     app = typer.Typer(name=name, help=summary, no_args_is_help=True, rich_markup_mode=None)
     for program, line in programs.items():
         app.command(program, help=line, cls=Verbatim)(_runner(f"{package}.{program}"))

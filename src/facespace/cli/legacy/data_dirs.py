@@ -1,4 +1,4 @@
-"""The data_dir of the old trainers: one folder, or several joined by colons as the tutorials tell."""
+"""The `--data_dir` of the old trainers: one folder, or several joined by colons as in the tutorials."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ import re
 from facespace.errors import DatasetError
 from facespace.io.text import plain_text
 
-# A colon behind one letter and before a slash belongs to a drive: `D:/datasets` is one folder.
+# A colon between one letter and a slash belongs to a Windows drive: `D:/datasets` is one folder.
 _DRIVE = r"(?:(?<=^[A-Za-z])|(?<=[:;][A-Za-z])):(?=[\\/])"
 _SEPARATOR = re.compile(rf"(?!{_DRIVE})[:;]")
 
 
 def datasets_of(joined: str) -> list[str]:
-    """The datasets that are joined by `:` or `;`, with `~` expanded; a path that is there is itself.
+    """Split paths joined by `:` or `;`, and expand `~`. An existing path is not split.
 
-    `DatasetError` where one is empty or is not there.
+    Raises `DatasetError` if a path is empty or does not exist.
 
-    >>> parted("D:/datasets/casia;E:\\\\own"), parted("~/a:b")
+    >>> split_paths("D:/datasets/casia;E:\\\\own"), split_paths("~/a:b")
     (['D:/datasets/casia', 'E:\\\\own'], ['~/a', 'b'])
     """
     if os.path.lexists(os.path.expanduser(joined)):
         return [os.path.expanduser(joined)]
-    # `a:/data` may be two folders after all.
-    readings = [parted(joined), re.split("[:;]", joined)]
+    # `a:/data` may also be two folders.
+    readings = [split_paths(joined), re.split("[:;]", joined)]
     for parts in readings:
         found = [os.path.expanduser(part) for part in parts]
         if all(part and os.path.lexists(part) for part in found):
@@ -35,8 +35,8 @@ def datasets_of(joined: str) -> list[str]:
     raise DatasetError(f"--data_dir: {plain_text(missing) or '``'}: no such folder{others}")
 
 
-def parted(joined: str) -> list[str]:
-    """The parts of a joined path, the colons of drives left where they are."""
+def split_paths(joined: str) -> list[str]:
+    """Split joined paths, except at the colons of Windows drives."""
     ends = [match.start() for match in _SEPARATOR.finditer(joined)]
     bounds = itertools.pairwise([-1, *ends, len(joined)])
     return [joined[start + 1 : end] for start, end in bounds]

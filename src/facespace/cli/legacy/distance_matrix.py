@@ -1,4 +1,4 @@
-"""Distances of every two faces, as the old programs printed them."""
+"""The distance matrix of faces, as the old programs printed it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from facespace.io.text import plain_text
 
 
 def write_images(paths: Sequence[str]) -> None:
-    """The photos by number."""
+    """Print the photos with their numbers."""
     write_line("Images:")
     for k, path in enumerate(paths):
         write_line(f"{k}: {plain_text(path)}")
 
 
 def write_matrix(embeddings: Any) -> None:
-    """The Euclidean distance of every two of the embeddings (N,D), with 4 decimals."""
+    """Print the Euclidean distances between all embeddings (N,D), with 4 decimals."""
     import numpy as np
 
     from facespace.metrics.distances import pair_distances

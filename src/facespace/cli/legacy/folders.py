@@ -1,4 +1,4 @@
-"""Class folders as arrays of embeddings, as the old programs made them."""
+"""Class folders as arrays of embeddings, as the old programs wrote them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ if TYPE_CHECKING:
     from facespace.curation.images import Images
     from facespace.embedding.embedder import Embedder
 
-OTHERWISE = "of whole photos; photo and mirror image together"
+DIFFERENCE = "detects faces in whole photos, and adds the embedding of the mirror image"
 
 
-def embedded(root: Path, embedder: Embedder, report: Report, *, aligned: bool = True, plain: bool = True) -> Images:
-    """The folder's images, embedded; those that cannot be read, or show no face, are reported and left out."""
+def embed_folder(root: Path, embedder: Embedder, report: Report, *, aligned: bool = True, plain: bool = True) -> Images:
+    """Embed the images of class folders. Unreadable images and images without a face are reported and left out.
+
+    Raises `DatasetError` if the crops do not fit the model, or if no image can be used.
+    """
     from facespace.curation.images import read_crops, read_photos
     from facespace.faces.crops import read_record
 
@@ -41,18 +44,20 @@ def embedded(root: Path, embedder: Embedder, report: Report, *, aligned: bool = 
 
 
 def save(path: Path, array: Any) -> None:
-    """An array as `.npy`, there whole or not at all."""
+    """Write an array as `.npy`, atomically."""
     import numpy as np
 
     from facespace.io.files import atomic_path
 
     if not path.parent.is_dir():
-        raise DatasetError(f"{plain_text(str(path.parent))}: no such folder to write into")
+        raise DatasetError(f"{plain_text(str(path.parent))}: no such folder to write to")
     with atomic_path(path) as unfinished, unfinished.open("wb") as file:
         try:
             np.save(file, array)
         except OSError as error:
             if error.errno:
                 raise
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None  # numpy only counts what was written
+            raise OSError(
+                errno.ENOSPC, os.strerror(errno.ENOSPC)
+            ) from None  # NumPy reports only how many bytes were written
     write_line(f"{plain_text(str(path))}: {' x '.join(map(str, array.shape))} {array.dtype}")

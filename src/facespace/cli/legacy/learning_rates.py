@@ -1,4 +1,4 @@
-"""The learning rates of the old trainers: one number, or a schedule in a file that came with them."""
+"""The learning rates of the old trainers: one number, or a schedule file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from facespace.errors import DatasetError, RecipeError
 from facespace.io.text import plain_text
 
 DEFAULT_FILE = "data/learning_rate_schedule.txt"
-# By the names of the files that lay in FaceNet's `data/` in April 2018.
+# The schedule files in `data/` of the FaceNet repository in April 2018.
 SHIPPED = {
     "learning_rate_schedule_classifier_casia.txt": "0: 0.05, 60: 0.005, 80: 0.0005, 91: -1",
     "learning_rate_schedule_classifier_vggface2.txt": "0: 0.05, 100: 0.005, 200: 0.0005, 276: -1",
@@ -21,9 +21,10 @@ SHIPPED = {
 
 
 def keys_of(learning_rate: float, file: str, decay_epochs: int, decay_factor: float) -> dict[str, Any]:
-    """The recipe's keys: a rate above 0 as it is, else the schedule; a rate of −1 in it ends training.
+    """Return the recipe's keys: a constant rate if `learning_rate` is above 0, else the schedule in `file`.
 
-    A file that is not there is known by its name, if it came with the old programs. `RecipeError` where neither helps.
+    A rate of −1 in the schedule ends training. If the file does not exist but FaceNet had one of that name, its schedule
+    is used. Raises `RecipeError` for any other missing file, and for one that cannot be read as a schedule.
     """
     decay = {"decay_epochs": decay_epochs, "decay_factor": decay_factor}
     if learning_rate > 0:
@@ -32,19 +33,17 @@ def keys_of(learning_rate: float, file: str, decay_epochs: int, decay_factor: fl
 
 
 def schedule_text(file: str) -> str:
-    """The lines of a schedule's file, parted by commas."""
+    """Return the schedule in a file as entries `epoch: rate` separated by commas."""
     from facespace.training.schedules import read_table
 
     path = Path(os.path.expanduser(file))
     if not path.is_file():
         if path.name in SHIPPED:
-            say(
-                f"{path}: not there; the schedule that came with FaceNet under this name is taken: {SHIPPED[path.name]}"
-            )
+            say(f"{path}: no such file; using FaceNet's schedule of this name: {SHIPPED[path.name]}")
             return SHIPPED[path.name]
         raise RecipeError(
             f"--learning_rate_schedule_file: {plain_text(str(path))}: no such file; give one with lines `epoch: rate`, or "
-            f"the name of one that came with FaceNet: {', '.join(SHIPPED)}"
+            f"the name of one of FaceNet's: {', '.join(SHIPPED)}"
         )
     try:
         table = read_table(path)

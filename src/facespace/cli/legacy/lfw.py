@@ -1,4 +1,4 @@
-"""The old flags for LFW: a folder of crops, the list of its pairs, the number of folds."""
+"""The old flags for LFW: a folder of crops, the list of pairs, the number of folds."""
 
 from __future__ import annotations
 
@@ -19,44 +19,51 @@ if TYPE_CHECKING:
     from facespace.faces.input_spec import InputSpec
 
 DEFAULT_PAIRS = "data/pairs.txt"
-DISTANCES = ("euclidean", "angle")  # by the number of --distance_metric
+DISTANCES = ("euclidean", "angle")  # indexed by --distance_metric
 
 
 def pairs_path(given: str) -> Path:
-    """The list of pairs; `DatasetError` says where to get it where it is not there."""
+    """Return the path of the list of pairs. Raises `DatasetError` if it does not exist."""
     path = Path(given).expanduser()
     if not path.is_file():
         raise DatasetError(
-            f"{plain_text(str(path))}: no such file; LFW's list of pairs comes with LFW (pairs.txt, also in the folder "
-            "data/ of FaceNet's repository), not with facespace: say where it is with --lfw_pairs"
+            f"{plain_text(str(path))}: no such file; facespace does not include LFW's list of pairs: download pairs.txt "
+            "from LFW or from data/ of FaceNet's repository, and give its path with --lfw_pairs"
         )
     return path
 
 
 def read_pairs(path: Path, n_folds: int) -> PairList:
-    """The list, in `n_folds` folds: its own where it has as many, else contiguous ones, as the old programs cut them."""
+    """Read the list of pairs, in `n_folds` folds.
+
+    If the list has another number of folds, it is split into contiguous ones, as the old programs did. If a fold would
+    then have pairs of one kind only, the result has no folds. Raises `DatasetError` for fewer than 2 folds.
+    """
     import numpy as np
 
     from facespace.datasets.pairs.lists import read_lfw_pairs
 
     pairs = read_lfw_pairs(path)
     if n_folds < 2:
-        raise DatasetError(f"--lfw_nrof_folds wants at least 2; got {n_folds}")
+        raise DatasetError(f"--lfw_nrof_folds must be at least 2, got {n_folds}")
     if pairs.fold is not None and pairs.fold.max() == n_folds:
         return pairs
     parts = np.array_split(np.arange(len(pairs.same)), n_folds)
     fold = np.concatenate([np.full(len(part), k, np.int64) for k, part in enumerate(parts, 1)])
     both = all(0 < pairs.same[part].sum() < len(part) for part in parts)
     if not both:
-        say(f"{path}: cut into {n_folds} folds, some have pairs of one kind only; its best threshold judges all pairs")
+        say(
+            f"{path}: some of {n_folds} folds would have pairs of one kind only; all pairs are scored at the best threshold"
+        )
     return dataclasses.replace(pairs, fold=fold if both else None)
 
 
 def pair_set(root: Path, path: Path, pairs: PairList, spec: InputSpec) -> PairSet:
-    """The pairs with their crops, as the model wants to see them.
+    """Return the pairs with crops of the model's size.
 
-    Crops that are larger by up to a quarter give their centre, as the old programs cut it; photos of another size are
-    whole ones, whose faces are to be detected.
+    Of crops that are larger by up to a quarter, the centre is cut out, as the old programs did. Images of any other size
+    are treated as whole photos, in which faces are detected later. Raises `DatasetError` if `root` has none of the
+    photos, or crops that were aligned for another template.
     """
     from facespace.datasets.pairs.pair_sets import listed_pairs
     from facespace.faces.crops import fit, may_be_cut, read_record
@@ -67,13 +74,13 @@ def pair_set(root: Path, path: Path, pairs: PairList, spec: InputSpec) -> PairSe
     sample = next((file for file in found.files if isinstance(file, Path)), None)
     if sample is None:
         raise DatasetError(
-            f"{plain_text(str(root))}: none of the photos of {path.name} is in it, as NAME/NAME_0001.png"
+            f"{plain_text(str(root))}: contains none of the photos of {path.name}, such as NAME/NAME_0001.png"
         )
     record = read_record(root)
     height, width = image.read(sample).shape[:2]
     fits = height == width == spec.size
     if record is None and not fits and not may_be_cut(height, width, spec.size):
-        say(f"{root}: photos of {width}x{height} px, no crops of {spec.size} px; their faces are detected and cut out")
+        say(f"{root}: photos of {width}x{height} px instead of crops of {spec.size} px; faces are detected and cropped")
         return found
     if record is not None and record.template != spec.template:
         raise DatasetError(f"{root}: {record.misfit(spec)}; align the photos for this model")
@@ -81,20 +88,21 @@ def pair_set(root: Path, path: Path, pairs: PairList, spec: InputSpec) -> PairSe
         misfit = record.misfit(spec) if record is not None else None
         if misfit:
             say(f"{root}: {misfit}; scored as they are")
-        return dataclasses.replace(found, crops=_as_wanted(spec))
+        return dataclasses.replace(found, crops=_record_for(spec))
     say(f"{root}: crops of {width} px; {fit(image.read(sample), spec.size)[1]}")
     files = [None if file is None else encode_png(fit(image.read(file), spec.size)[0]) for file in found.files]
-    return dataclasses.replace(found, files=files, crops=_as_wanted(spec))
+    return dataclasses.replace(found, files=files, crops=_record_for(spec))
 
 
-def _as_wanted(spec: InputSpec) -> CropRecord:
+def _record_for(spec: InputSpec) -> CropRecord:
+    """Return the record of crops that fit a model exactly."""
     from facespace.faces.crops import CropRecord
 
     return CropRecord(spec.size, spec.crop_margin, spec.template)
 
 
-def skipped(found: PairSet) -> int:
-    """How many pairs lack a photo; which, is said."""
+def count_skipped(found: PairSet) -> int:
+    """Return the number of pairs with a missing photo, and report some of the photos."""
     there = [file is not None for file in found.files]
     n = sum(
         not (there[a] and there[b])
@@ -102,7 +110,7 @@ def skipped(found: PairSet) -> int:
     )
     if n:
         lost = [name for name, is_there in zip(found.pairs.photos, there, strict=True) if not is_there]
-        say(f"{n} of {len(found.pairs.same)} pairs are left out, for a photo is missing ({_some(lost)})")
+        say(f"{n} of {len(found.pairs.same)} pairs are left out because a photo is missing ({_some(lost)})")
     return n
 
 
@@ -111,15 +119,15 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + more
 
 
-def shown_distance(metric: int) -> str:
-    """The distance of that number; `DatasetError` for another number than 0 and 1."""
+def distance_name(metric: int) -> str:
+    """Return the distance with that number. Raises `DatasetError` unless it is 0 or 1."""
     if metric not in (0, 1):
-        raise DatasetError(f"the distance metric wants 0 (squared Euclidean) or 1 (angle); got {metric}")
+        raise DatasetError(f"the distance metric must be 0 (squared Euclidean) or 1 (angle), got {metric}")
     return DISTANCES[metric]
 
 
-def is_folder(given: str) -> Path:
-    """The folder of photos; `DatasetError` where there is none."""
+def checked_folder(given: str) -> Path:
+    """Return the path of a folder of photos. Raises `DatasetError` if it does not exist."""
     root = Path(os.path.expanduser(given))
     if not root.is_dir():
         raise DatasetError(f"{plain_text(str(root))}: no such folder of images")

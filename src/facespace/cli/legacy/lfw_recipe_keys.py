@@ -1,4 +1,4 @@
-"""The old trainers' flags for LFW, as the recipe's keys that measure after every epoch."""
+"""The old trainers' flags for LFW, as keys of a recipe that is verified after every epoch."""
 
 from __future__ import annotations
 
@@ -21,17 +21,21 @@ from facespace.io.text import plain_text
 
 
 def keys_of(arguments: argparse.Namespace, own_list: Path) -> dict[str, Any]:
-    """The keys; where pairs lack a photo, or folds are others than the list's, a list of its own goes to `own_list`."""
-    root, path = lfw.is_folder(arguments.lfw_dir), lfw.pairs_path(arguments.lfw_pairs)
+    """Return the recipe's keys for verification on LFW.
+
+    If a photo is missing, or the folds differ from those of the list, the pairs to measure are written to `own_list`.
+    Raises `RecipeError` if the folder contains none of the photos.
+    """
+    root, path = lfw.checked_folder(arguments.lfw_dir), lfw.pairs_path(arguments.lfw_pairs)
     pairs = lfw.read_pairs(path, arguments.lfw_nrof_folds)
     files = find_photos(pairs, root)
     sample = next((file for file in files if file is not None), None)
     if sample is None:
-        raise RecipeError(f"--lfw_dir: none of the photos of {path.name} is in {plain_text(str(root))}")
+        raise RecipeError(f"--lfw_dir: {plain_text(str(root))} contains none of the photos of {path.name}")
     size = arguments.image_size
     aligned = read_record(root) is not None or image.read(sample).shape[:2] == (size, size)
     if not aligned:
-        say(f"{root}: no crops of {size} px; faces are detected and cut out once, before training")
+        say(f"{root}: images are not crops of {size} px; faces are detected and cropped once, before training")
     there = np.array([file is not None for file in files])
     kept = even_folds(pairs.fold, pairs.same, there[pairs.first] & there[pairs.second])
     n_out = int((~kept).sum())
@@ -41,14 +45,14 @@ def keys_of(arguments: argparse.Namespace, own_list: Path) -> dict[str, Any]:
         path = own_list
     if n_out:
         say(
-            f"LFW: {n_out} of {len(kept)} pairs are left out, for a photo is missing, or so that folds stay even; those "
-            f"measured are in {own_list}"
+            f"LFW: {n_out} of {len(kept)} pairs are left out, because a photo is missing or to keep the folds even; the "
+            f"others are listed in {own_list}"
         )
     return {
         "verify_lfw": str(root),
         "verify_pairs": str(path),
         "verify_aligned": aligned,
-        "verify_distance": lfw.shown_distance(getattr(arguments, "lfw_distance_metric", 0)),
+        "verify_distance": lfw.distance_name(getattr(arguments, "lfw_distance_metric", 0)),
         "verify_flip": "concat" if getattr(arguments, "lfw_use_flipped_images", False) else "none",
         "verify_subtract_mean": getattr(arguments, "lfw_subtract_mean", False),
     }
@@ -61,7 +65,9 @@ def _fold(pairs: PairList) -> list[int]:
 def even_folds(
     fold: npt.NDArray[np.int64] | None, same: npt.NDArray[np.bool_], usable: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.bool_]:
-    """Which pairs (P,) to measure: those `usable` (P,), of each kind about as many in every fold.
+    """Select pairs (P,) among the `usable` (P,), so that every fold has about as many of each kind.
+
+    Folds may differ by one pair of a kind; if they differ by more, each is reduced to the smallest.
 
     >>> even_folds(np.array([1, 1, 1, 2]), np.array([True] * 4), np.array([True] * 4)).tolist()
     [True, False, False, True]
@@ -79,7 +85,7 @@ def even_folds(
 
 
 def write_list(path: Path, pairs: PairList, kept: npt.NDArray[np.bool_]) -> None:
-    """The pairs that are kept, as a table that recipes and `verify pairs` take."""
+    """Write the pairs that are kept as a CSV table for recipes and `verify pairs`."""
     columns: dict[str, list[Any]] = {
         "a": [pairs.photos[k] for k in pairs.first],
         "b": [pairs.photos[k] for k in pairs.second],

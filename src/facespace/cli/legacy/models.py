@@ -1,4 +1,4 @@
-"""The model of an old command, with the line by which the old programs said which one they loaded."""
+"""Loading a model, with the line that the old programs printed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def load_model(given: str) -> Embedder:
-    """The model in a file or folder, or of a name."""
+    """Load a model from a file or folder, or by name, and print which."""
     kind = "directory" if os.path.isdir(os.path.expanduser(given)) else "filename"
     write_line(f"Model {kind}: {plain_text(given)}")
     return load_embedder(given)

@@ -1,4 +1,4 @@
-"""What the old trainers were told in flags, as a recipe; and the recipe as today's command."""
+"""Recipes made from the flags of the old trainers, and the equivalent `facespace train` command."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _BASES = ("facenet-casia-2017", "facenet-vggface2-2018", "facenet-triplet", "arc
 
 
 def as_recipe(values: dict[str, Any], program: str) -> Recipe:
-    """Return the recipe of these keys; `RecipeError` names the program if one does not fit."""
+    """Return the recipe with these keys, validated. Raises `RecipeError`, which starts with the name of the program."""
     from facespace.training.recipe import from_values
 
     return from_values(values, source=program)
 
 
 def command_of(recipe: Recipe, run: Path) -> list[str]:
-    """The words of `facespace train` that train this recipe: the closest shipped one, and what is put over it."""
+    """Return the `facespace train` command for a recipe, as words: the closest shipped recipe and the keys that differ."""
     from facespace.training.recipe import load
 
     mine = _keys(recipe)
@@ -44,6 +44,6 @@ def _in_one_line(value: Any) -> str:
     """
     import tomli_w
 
-    # tomli-w gives a table within two arrays no lines of its own, and every entry of an array a line.
+    # Within a nested array, tomli-w writes tables inline, and every entry of the array on its own line.
     lines = tomli_w.dumps({"value": [[value]]}).split("\n")
     return " ".join(line.strip() for line in lines).removeprefix("value = [ [ ").removesuffix(", ], ] ")

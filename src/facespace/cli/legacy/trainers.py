@@ -1,4 +1,4 @@
-"""What the two trainers of FaceNet share: their flags, where a run and its model go, pairs to verify on."""
+"""What the two FaceNet trainers share: flags, recipe keys, and the folders of the run and its model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from facespace.cli.legacy import learning_rates, lfw, lfw_recipe_keys
-from facespace.cli.legacy.arguments import Program, today
+from facespace.cli.legacy.arguments import Program, say_equivalent
 from facespace.cli.legacy.data_dirs import datasets_of
 from facespace.cli.legacy.recipes import as_recipe, command_of
 from facespace.cli.shared.output import say, write_line
@@ -24,51 +24,55 @@ NETWORKS = {
 }
 _DATA = "~/datasets/casia/casia_maxpy_mtcnnalign_182_160"
 _STAMP = "%Y%m%d-%H%M%S"
-_MARGIN = 32  # of the crops a network sees that was trained on 160 px of crops of 182 px with a margin of 44
+# Training cuts 160 px from crops of 182 px with a margin of 44 px, which corresponds to this margin.
+_MARGIN = 32
 
 
-def common_flags(parser: Program) -> None:
-    """The flags that both trainers have."""
+def common_flags(parser: Program, *, batch_size: str = "Images per batch.") -> None:
+    """Add the flags that both trainers have. `batch_size` is the help of that flag."""
     parser.flags(
-        ("--gpu_memory_fraction", 1.0, "At most so much of a GPU's memory is taken."),
-        ("--logs_base_dir", "~/logs/facenet", "Where the run's folder goes; tensorboard --logdir shows it."),
-        ("--models_base_dir", "~/models/facenet", "Where the model goes, in a folder of the run's name."),
-        ("--pretrained_model", "", "A model to begin with, with its own preprocessing."),
+        ("--gpu_memory_fraction", 1.0, "Largest share of the memory of a CUDA GPU to use, from 0 to 1."),
+        ("--logs_base_dir", "~/logs/facenet", "The parent of the run's folder; give it to tensorboard --logdir."),
+        ("--models_base_dir", "~/models/facenet", "The parent of the model's folder, which is named like the run."),
+        ("--pretrained_model", "", "A model to start from; its own preprocessing is used."),
         ("--model_def", "models.inception_resnet_v1", f"The network: {', '.join(NETWORKS)}."),
-        ("--max_nrof_epochs", 500, "Epochs."),
-        ("--batch_size", 90, "Images a step."),
-        ("--image_size", 160, "Side of what the network sees, in pixels."),
-        ("--epoch_size", 1000, "Steps in an epoch."),
-        ("--embedding_size", 128, "Numbers a face."),
-        ("--keep_probability", 1.0, "Of dropout."),
-        ("--weight_decay", 0.0, "On convolutions and full layers."),
-        ("--learning_rate", 0.1, "-1: by the schedule."),
-        ("--learning_rate_decay_epochs", 100, "Epochs after which the rate is multiplied."),
-        ("--learning_rate_decay_factor", 1.0, "By which it is."),
-        ("--moving_average_decay", 0.9999, "Of the weights; the average is what is measured and kept."),
-        ("--seed", 666, "Of everything drawn."),
+        ("--max_nrof_epochs", 500, "Number of epochs."),
+        ("--batch_size", 90, batch_size),
+        ("--image_size", 160, "Side of the network's input, in pixels."),
+        ("--epoch_size", 1000, "Batches per epoch."),
+        ("--embedding_size", 128, "Dimension of the embeddings."),
+        ("--keep_probability", 1.0, "Probability that dropout keeps a value."),
+        ("--weight_decay", 0.0, "Weight decay of convolutional and fully connected layers."),
+        ("--learning_rate", 0.1, "Constant learning rate; 0 or less uses the schedule file."),
+        ("--learning_rate_decay_epochs", 100, "Epochs between two decays of the learning rate."),
+        ("--learning_rate_decay_factor", 1.0, "Factor of each decay of the learning rate."),
+        ("--moving_average_decay", 0.9999, "Decay of the moving average of the weights, which is verified and saved."),
+        ("--seed", 666, "Random seed."),
         (
             "--learning_rate_schedule_file",
             learning_rates.DEFAULT_FILE,
-            "Lines `epoch: rate`; a rate of -1 ends training.",
+            "A file with lines `epoch: rate`; a rate of -1 ends training.",
         ),
-        ("--lfw_pairs", lfw.DEFAULT_PAIRS, "The list of pairs."),
-        ("--lfw_dir", "", "LFW's aligned crops, to measure on after every epoch."),
-        ("--lfw_nrof_folds", 10, "Folds of the cross-validation."),
+        ("--lfw_pairs", lfw.DEFAULT_PAIRS, "The list of pairs, as LFW's pairs.txt."),
+        ("--lfw_dir", "", "Aligned crops of LFW, to verify on after every epoch."),
+        ("--lfw_nrof_folds", 10, "Number of cross-validation folds."),
     )
-    parser.repeated("--data_dir", _DATA, "Class folders of crops; A:B, or the flag again, joins several.")
+    parser.repeated("--data_dir", _DATA, "Class folders of crops; join several as A:B, or repeat the flag.")
     parser.add_argument(
-        "--optimizer", choices=["ADAGRAD", "ADADELTA", "ADAM", "RMSPROP", "MOM"], default="ADAGRAD", help="What moves the weights."
+        "--optimizer", choices=["ADAGRAD", "ADADELTA", "ADAM", "RMSPROP", "MOM"], default="ADAGRAD", help="The optimizer."
     )  # fmt: skip
-    parser.flag("--random_crop", "Cut from anywhere in a crop, not from its middle.")
-    parser.flag("--random_flip", "Mirror half of the images.")
+    parser.flag("--random_crop", "Cut the input at a random position of a crop, instead of its centre.")
+    parser.flag("--random_flip", "Mirror images with a probability of 0.5.")
 
 
 def common_keys(arguments: argparse.Namespace, *, fixed: bool) -> dict[str, Any]:
-    """The recipe's keys that both trainers' flags give; `fixed` standardisation, or each image by its own figures."""
+    """Return the recipe's keys from the common flags.
+
+    `fixed`: standardise with constants instead of each image's own mean and deviation.
+    """
     if arguments.model_def not in NETWORKS:
         raise RecipeError(
-            f"--model_def: there are {', '.join(NETWORKS)}; got {plain_text(arguments.model_def)}. Others train by "
+            f"--model_def must be one of {', '.join(NETWORKS)}, got {plain_text(arguments.model_def)}; train others with "
             "facespace train"
         )
     spec: Any = "facenet-2018" if fixed else "facenet-2017"
@@ -101,20 +105,20 @@ def common_keys(arguments: argparse.Namespace, *, fixed: bool) -> dict[str, Any]
 
 
 def train(arguments: argparse.Namespace, keys: dict[str, Any], program: str) -> None:
-    """Train by these keys in a new folder of the time's name, and put the model where the old trainers did."""
+    """Train in a new folder named after the current time, and copy the model to where the old trainers put it."""
     logs, models = (Path(os.path.expanduser(given)) for given in (arguments.logs_base_dir, arguments.models_base_dir))
     stamp = _free_stamp(logs, models)
     run, out = logs / stamp, models / stamp
     if arguments.lfw_dir:
         keys |= lfw_recipe_keys.keys_of(arguments, logs / f"{stamp}-pairs.csv")
-    as_recipe(keys, program)  # before a pretrained model is looked at, which takes its time
+    as_recipe(keys, program)  # checked before a pretrained model is opened, which is slow
     if arguments.pretrained_model:
         from facespace.models.opening import open_model
 
-        open_model(arguments.pretrained_model)  # which says what is wrong with it before anything is written
+        open_model(arguments.pretrained_model)  # so that a bad model is reported before anything is written
         keys["init"] = arguments.pretrained_model
     recipe = as_recipe(keys, program)
-    today(*command_of(recipe, run))
+    say_equivalent(*command_of(recipe, run))
 
     from facespace.cli.train import train_and_show
 
@@ -129,7 +133,7 @@ def train(arguments: argparse.Namespace, keys: dict[str, Any], program: str) -> 
 
 
 def _free_stamp(logs: Path, models: Path) -> str:
-    """The time as a folder's name that neither place has yet."""
+    """Return a time stamp that is not yet a folder in either place."""
     now = time.time()
     while True:
         stamp = time.strftime(_STAMP, time.localtime(now))
@@ -140,11 +144,11 @@ def _free_stamp(logs: Path, models: Path) -> str:
 
 def _cap_gpu_memory(fraction: float) -> None:
     if not 0 < fraction <= 1:
-        raise RecipeError(f"--gpu_memory_fraction wants more than 0 and at most 1; got {fraction}")
+        raise RecipeError(f"--gpu_memory_fraction must be above 0 and at most 1, got {fraction}")
     import torch
 
     if fraction < 1 and not torch.cuda.is_available():
-        say("--gpu_memory_fraction: taken, and changes nothing: there is no CUDA GPU")
+        say("--gpu_memory_fraction: ignored because there is no CUDA GPU")
     elif fraction < 1:
         torch.cuda.set_per_process_memory_fraction(fraction)
-        say(f"--gpu_memory_fraction: at most {fraction:.0%} of the GPU's memory is taken")
+        say(f"--gpu_memory_fraction: using at most {fraction:.0%} of the GPU's memory")

@@ -1,4 +1,4 @@
-"""What several commands share: options, output, naming people in photos, videos and camera pictures.
+"""What several commands share: options, output, and naming people in photos, videos and camera frames.
 
 Begin with `options` and `output`.
 """

@@ -1,4 +1,4 @@
-"""What commands share that compute in parts: the option --ray, its session, and progress over the parts."""
+"""What distributed commands share: the option --ray, its session, and progress over the parts."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ Ray = Annotated[
     typer.Option(
         "--ray",
         metavar="local|auto|HOST:PORT",
-        help="Compute on Ray: started on this machine's cores, the cluster found on it, or the one at this address.",
+        help="Compute on Ray: on the cores of this machine, on the running cluster, or on the cluster at an address.",
         show_default=False,
     ),
 ]
 
 
 def check_places(places: Iterable[str]) -> None:
-    """A usage error for a URL with a password in it."""
+    """Raise a usage error for a URL that contains a password."""
     from facespace.distribution.storage import check_no_password
 
     try:
@@ -40,32 +40,32 @@ def check_places(places: Iterable[str]) -> None:
 
 
 def name_for_workers(opened: OpenedModel) -> str:
-    """A model by a name that means the same on every worker: its own, or an absolute path."""
+    """Return a name for a model that is valid on every worker: its own name, or an absolute path."""
     return opened.name if opened.card is not None else os.path.abspath(opened.source)
 
 
 def compute_with_progress(work: Work, plan: Plan, ray: str | None, what: str) -> int:
-    """Compute the parts that are missing, here or on the workers of a cluster; the number of their photos.
+    """Compute the missing parts, locally or on a cluster; return the number of their photos.
 
-    Stopped, the command leaves with 130.
+    Ctrl+C ends the command with exit code 130.
     """
     from facespace.distribution.parts import compute_parts
 
-    done: list[int] = []  # at first, and now
+    done: list[int] = []  # photos done at the start, and now
     try:
         with connected(ray) as session, progress_bar(what) as show:
             for n_parts in compute_parts(work, plan, session):
                 done = [*done[:1], min(n_parts * plan.per_part, plan.n_photos)]
                 show(done[-1], plan.n_photos)
     except KeyboardInterrupt:
-        say("stopped; what is done is kept, the same command goes on from there")
+        say("stopped; run the same command again to resume")
         raise typer.Exit(130) from None
     return done[-1] - done[0]
 
 
 @contextlib.contextmanager
 def connected(ray: str | None) -> Iterator[Session | None]:
-    """The session of an address of `--ray`; None without it."""
+    """Connect to the cluster of `--ray`; yields None without the option."""
     if ray is None:
         yield None
         return

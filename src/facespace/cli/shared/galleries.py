@@ -1,4 +1,4 @@
-"""Galleries as commands are given them: by `--gallery`, first on the line, or by a variable; and what is said of one."""
+"""Galleries on the command line: given by `--gallery`, as the first argument, or by an environment variable."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from facespace.embedding.embedder import Embedder
     from facespace.identification.gallery import Gallery
 
-_MOST_NUMBERS = 100_000
+_MAX_RANGE = 100_000  # photos in one range
 
 
 def open_gallery(
     address: str, embedder: Embedder | None = None, *, collection: str = "default", create: bool = False
 ) -> Gallery:
-    """The gallery, open; what a user should know of it is said on stderr."""
+    """Open a gallery, and report its remarks on stderr."""
     from facespace.identification.gallery import Gallery
 
     gallery = Gallery(address, embedder, collection=collection, create=create)
@@ -34,9 +34,9 @@ def open_gallery(
 
 
 def model_of_gallery(address: str, *, collection: str = "default", create: bool = False) -> str:
-    """The name of the model whose vectors a gallery has; empty where it has none yet.
+    """Return the name of the model that made the embeddings of a gallery; empty if it has none yet.
 
-    With `create`, a file that a stopped process left empty is made a gallery; one that is missing stays so.
+    With `create`, a missing file is not created, but an empty file, left by an interrupted process, becomes a gallery.
     """
     if create and not is_address(address) and not os.path.exists(address):
         return ""
@@ -45,19 +45,19 @@ def model_of_gallery(address: str, *, collection: str = "default", create: bool 
 
 
 def is_address(word: str) -> bool:
-    """Whether a word is the address of a server, not a path."""
+    """Return whether a word is the address of a server rather than a path."""
     return "://" in word
 
 
 class GalleryCommand(TyperCommand):
-    """A command that takes its gallery as the first word too: `gallery list people.gallery`.
+    """A command that also accepts the gallery as its first argument: `gallery list people.gallery`.
 
-    Where `--gallery` is given, all words are the command's own. Where the variable names a gallery, the first word is another
-    one only if it is an address, a file, or ends in `.gallery`, and enough words are left for the command's own arguments.
+    With `--gallery`, all arguments are the command's own. If the environment variable names a gallery, the first argument
+    is a gallery only if it is an address, a file, or ends in `.gallery`, and enough arguments remain for the command.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """The words as the command takes them."""
+        """Move a gallery in the first argument to `--gallery`, and parse."""
         places = [] if self._is_given(args) else self._words(args)
         n_needed = sum(param.param_type_name == "argument" and param.required for param in self.params)
         is_named = bool(os.environ.get(GALLERY_VARIABLE))
@@ -67,7 +67,7 @@ class GalleryCommand(TyperCommand):
         return super().parse_args(ctx, args)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """The pieces of the line that says how to use it."""
+        """Return the parts of the usage line, with the optional gallery."""
         pieces = super().collect_usage_pieces(ctx)
         return [*pieces[:1], "[GALLERY]", *pieces[1:]]
 
@@ -76,7 +76,7 @@ class GalleryCommand(TyperCommand):
         return any(word.partition("=")[0] == "--gallery" for word in options)
 
     def _words(self, args: Sequence[str]) -> list[int]:
-        """The places of words that are neither options nor their values."""
+        """Return the indices of arguments that are neither options nor their values."""
         take_a_value = {
             name
             for option in self.params
@@ -99,7 +99,7 @@ def _may_be_gallery(word: str) -> bool:
 
 
 def photo_numbers(words: Sequence[str]) -> list[int]:
-    """The numbers of `--photo`; a usage error for what are none.
+    """Parse the numbers of `--photo`, or raise a usage error.
 
     >>> photo_numbers(["3", "5,8-10"])
     [3, 5, 8, 9, 10]
@@ -111,7 +111,7 @@ def photo_numbers(words: Sequence[str]) -> list[int]:
             low, high = int(first), int(last if dash else first)
         except ValueError:
             low, high = 1, 0
-        if not 0 < low <= high < 2**63 or high - low >= _MOST_NUMBERS:
+        if not 0 < low <= high < 2**63 or high - low >= _MAX_RANGE:
             raise typer.BadParameter(
                 f"must be numbers as gallery show prints them, such as 3,5,8-10, got {one_line(part)[:40]!r}",
                 param_hint="--photo",
@@ -121,7 +121,7 @@ def photo_numbers(words: Sequence[str]) -> list[int]:
 
 
 def parsed_metadata(text: str | None) -> dict[str, Any] | None:
-    """The JSON object of `--metadata`; a usage error for anything else."""
+    """Parse the JSON object of `--metadata`, or raise a usage error."""
     if text is None:
         return None
     from facespace.identification.stores.changes import checked_metadata
@@ -134,7 +134,7 @@ def parsed_metadata(text: str | None) -> dict[str, Any] | None:
 
 
 def photos_in_words(n: int) -> str:
-    """So many photos.
+    """Return a number of photos in words.
 
     >>> photos_in_words(1), photos_in_words(2)
     ('1 photo', '2 photos')

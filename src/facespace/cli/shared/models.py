@@ -1,4 +1,4 @@
-"""The model of `--model`, or the one a file was made with, loaded, with a line for what had to be assumed of it."""
+"""Loading the model of `--model`, or the model that a gallery, classifier or folder of crops was made with."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 def load_embedder(
     model: str | None, device: str = "auto", *, made_with: str = "", say_remarks: bool = True, **options: Any
 ) -> Embedder:
-    """`Embedder.load`; its remarks are said on stderr, once.
+    """Load a model, and report its remarks on stderr.
 
-    Without a `model` it is `made_with`, the name that a gallery, classifier or folder of crops has for its model, or the
-    default one. `ModelError` where that name cannot be opened.
+    Without `model` it is `made_with`, the model name stored in a gallery, classifier or folder of crops, or the default
+    model. `options` are those of `Embedder.load`. Raises `ModelError` if `made_with` is not a named model.
     """
     from facespace.embedding.embedder import Embedder
     from facespace.errors import ModelError
@@ -30,9 +30,11 @@ def load_embedder(
     from facespace.models.zoo import find_card
 
     if model is None and made_with and find_card(made_with) is None:
-        raise ModelError(f"what is read was made with the model {made_with!r}; say where that model is with --model")
+        raise ModelError(
+            f"the input was made with the model {made_with!r}, which is not a named model; give its path with --model"
+        )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", AssumptionWarning)  # the remarks say it
+        warnings.simplefilter("ignore", AssumptionWarning)  # reported as a remark
         embedder = Embedder.load(model or made_with or DEFAULT_MODEL, device=device, **options)  # type: ignore[arg-type]
     for remark in embedder.remarks if say_remarks else ():
         say(remark)
@@ -40,7 +42,7 @@ def load_embedder(
 
 
 def say_if_people_are_alike(embedder: Embedder, people: npt.NDArray[np.float32]) -> None:
-    """A line on stderr if the templates (P,D) of different people are all alike, unless `load_embedder` said so."""
+    """Report on stderr if the templates (P,D) of different people are all alike, unless `load_embedder` did so."""
     from facespace.embedding.collapse import collapse_remark, looks_collapsed
 
     if looks_collapsed(people) and not embedder.collapse_remark():
@@ -48,17 +50,17 @@ def say_if_people_are_alike(embedder: Embedder, people: npt.NDArray[np.float32])
 
 
 def model_of_classifier(path: Path) -> str:
-    """The name of the model a classifier was fitted with; empty where it does not say."""
+    """Return the name of the model a classifier was fitted with; empty if the file does not exist or has none."""
     from facespace.identification.classifier import Classifier
 
     return name_in(Classifier.load(path).model_) if path.exists() else ""
 
 
 def model_of_crops(folder: Path, *, aligned: bool = False) -> str:
-    """The name of the model that a folder's crops were made for; empty for photos.
+    """Return the name of the model that a folder of crops was made for; empty for photos.
 
-    Records of before name no model: the first named model that takes such crops is meant. Without a record, of crops
-    that are said to be `aligned`, it is the first named model that takes crops of their size.
+    If the folder's record does not contain a known model, it is the first named model that accepts such crops. `aligned`
+    means that the images are crops even without a record; then it is the first named model that accepts their size.
     """
     from facespace.faces.crops import may_be_cut, read_record, size_of_first
     from facespace.models.zoo import MODELS, find_card
@@ -78,6 +80,6 @@ def model_of_crops(folder: Path, *, aligned: bool = False) -> str:
 
 
 def name_in(held: Any) -> str:
-    """The name in what `embedding.compatibility.model_of` told a file of its model; empty where there is none."""
+    """Return the model name in a record of `embedding.compatibility.model_of`; empty if there is none."""
     name = held.get("model") if isinstance(held, dict) else None
     return name if isinstance(name, str) else ""

@@ -1,4 +1,4 @@
-"""Photos and videos as a command is given them, named by whatever names faces: a gallery or a classifier."""
+"""Naming the people in photos and videos with a gallery or a classifier."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from facespace.embedding.embedder import Embedder
 
 
-def check_sights(
+def check_inputs(
     images: Sequence[str] | None, camera: int | None, draw: Path | None, subtitles: Path | None
 ) -> list[str]:
-    """What to look at, before any work is done for it: files, or a camera alone; a usage error for neither and both."""
+    """Return the files to process, empty for a camera. Raises a usage error unless exactly one of both is given."""
     if camera is not None and (images or draw or subtitles):
-        raise typer.BadParameter("a camera is named alone, without files to read or write", param_hint="--camera")
+        raise typer.BadParameter("cannot be combined with IMAGE, --draw or --subtitles", param_hint="--camera")
     if camera is None and not images:
-        raise typer.BadParameter("wants photos or videos, or --camera N", param_hint="IMAGE")
+        raise typer.BadParameter("is missing; give photos or videos, or --camera N", param_hint="IMAGE")
     return list(images or ())
 
 
@@ -44,12 +44,12 @@ def name_files(
     try_rotations: bool = False,
     ranker: Ranker | None = None,
 ) -> None:
-    """Name and print the people of each file in order, or those before a camera; failures are counted in `report`.
+    """Name and print the people in each file, or in front of a camera. Failures are counted in `report`.
 
-    `namer` answers embeddings (N,D) as `Embedder.represent` makes them. `draw` and `subtitles` are folders for
-    annotated copies and for the .srt files of videos; `every` is that of `name_video`. With `repeats` a person may
-    stand in a picture more than once. `try_rotations` is that of `process`, for photos alone, and so is `ranker`, which
-    tells the most similar people of each face.
+    `namer` names the faces of embeddings (N,D) made by `Embedder.represent`. `draw` and `subtitles` are folders for
+    annotated copies and for .srt files; `every` is passed to `name_video`. With `repeats`, a person may appear in a picture
+    more than once. For photos only: `try_rotations` is passed to `process`, and `ranker` ranks the most similar people of
+    each face.
     """
     from facespace.detection.factory import create_detector
     from facespace.io.file_kinds import is_video
@@ -66,7 +66,7 @@ def name_files(
         )
         return
     paths = list(find_images(images))
-    videos = {path for path in images if is_video(path)}  # folders are searched for photos alone
+    videos = {path for path in images if is_video(path)}  # folders are searched only for photos
     drawings = Drawings(draw, paths) if draw else None
     subtitle_of = subtitle_files(subtitles, sorted(videos)) if subtitles else {}
     detector = create_detector(embedder.detector, min_size=min_size)

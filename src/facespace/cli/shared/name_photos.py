@@ -1,4 +1,4 @@
-"""Faces of whole photos named and printed, by whatever names them: a gallery or a classifier."""
+"""Naming and printing the faces of photos."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from facespace.cli.shared.output import (
     Drawings,
     Report,
     progress,
-    similarity_and_wanted,
+    similarity_and_threshold,
     turned,
     turned_json,
     where,
@@ -33,17 +33,17 @@ if TYPE_CHECKING:
 
 
 class PhotoNamer(Protocol):
-    """What names faces: `Gallery.identify` or `Classifier.predict`."""
+    """Names faces: `Gallery.identify` or `Classifier.predict`."""
 
     def __call__(self, embeddings: npt.NDArray[np.float32], *, one_photo: bool = False) -> Sequence[Match | Prediction]:
-        """The match of each face."""
+        """Return the match of each face."""
 
 
 class Ranker(Protocol):
-    """What ranks people by similarity: `Gallery.identify` with `top`."""
+    """Ranks people by similarity: `Gallery.identify` with `top`."""
 
     def __call__(self, embeddings: npt.NDArray[np.float32]) -> Sequence[Sequence[Match]]:
-        """The most similar people of each face, best first."""
+        """Return the most similar people of each face, best first."""
 
 
 def name_photos(
@@ -59,10 +59,10 @@ def name_photos(
     try_rotations: bool = False,
     ranker: Ranker | None = None,
 ) -> None:
-    """Detect, name and print every face of each photo; what cannot be read is told and counted in `report`.
+    """Detect, name and print every face of each photo. Photos that cannot be read are counted in `report`.
 
-    With `repeats` a person may stand in a photo more than once, as in collages. `try_rotations` is that of `process`.
-    Where there is a `ranker`, the people it gives are printed too.
+    With `repeats`, a person may appear in a photo more than once, as in collages. `try_rotations` is passed to `process`.
+    With a `ranker`, the most similar people of each face are printed too.
     """
     from facespace.pipeline.photos import process
 
@@ -84,7 +84,7 @@ def show_photo(
     json: bool,
     drawings: Drawings | None,
 ) -> None:
-    """Print, and draw, the faces of one photo with the match of each, and where they are given the people ranked for each."""
+    """Print the faces of one photo with the match and, if given, the ranked people of each, and draw them in `drawings`."""
     from facespace.faces.drawing import KNOWN, UNKNOWN, numbered
 
     path = plain_text(photo.path)
@@ -105,7 +105,9 @@ def show_photo(
         write_line(f"  {line}")
         for one in ranked[k] if ranked else ():
             if one.nearest is not None and one.similarity is not None and one.nearest != matches[k].name:
-                write_line(f"       {plain_text(one.nearest)}  {similarity_and_wanted(one.similarity, one.threshold)}")
+                write_line(
+                    f"       {plain_text(one.nearest)}  {similarity_and_threshold(one.similarity, one.threshold)}"
+                )
 
 
 def _ranked_json(match: Match) -> dict[str, Any]:
@@ -114,7 +116,7 @@ def _ranked_json(match: Match) -> dict[str, Any]:
 
 
 def named_face(face: Face, match: Match | Prediction | NamedFace) -> dict[str, Any]:
-    """One named face as JSON; `reason` says why a face of poor quality is unknown."""
+    """Return a named face as JSON. For an unknown face of poor quality, `reason` says what is wrong with it."""
     entry = {**face.as_dict(), **as_json(match)}
     if match.name is None and (reason := weakness(face)):
         entry["reason"] = reason
@@ -122,13 +124,13 @@ def named_face(face: Face, match: Match | Prediction | NamedFace) -> dict[str, A
 
 
 def unknown(face: Face | None) -> str:
-    """What a face without a name is called."""
+    """Return `unknown`, with the reason if the face is of poor quality."""
     reason = weakness(face) if face is not None else ""
     return f"unknown ({reason})" if reason else "unknown"
 
 
 def as_json(match: Match | Prediction | NamedFace) -> dict[str, Any]:
-    """A name, or null for unknown, with what it rests on."""
+    """Return a match as JSON: the name, null for unknown, with similarity and probability."""
     entry: dict[str, Any] = {"name": match.name}
     entry["similarity"] = None if match.similarity is None else round(match.similarity, 4)
     if hasattr(match, "probability"):
@@ -139,9 +141,9 @@ def as_json(match: Match | Prediction | NamedFace) -> dict[str, Any]:
 
 
 def in_words(match: Match | Prediction | NamedFace, face: Face | None = None) -> str:
-    """The same for people."""
+    """Return a match in words."""
     if match.similarity is None:
         return unknown(face)
     likely = getattr(match, "probability", None)
-    told = "" if likely is None else f"  probability {likely:.3f}"
-    return f"{match.name or unknown(face)}{told}  {similarity_and_wanted(match.similarity, match.threshold)}"
+    probability = "" if likely is None else f"  probability {likely:.3f}"
+    return f"{match.name or unknown(face)}{probability}  {similarity_and_threshold(match.similarity, match.threshold)}"

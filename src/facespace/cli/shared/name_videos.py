@@ -1,4 +1,4 @@
-"""Naming the people of a video file or a camera, for the commands that do: what they print and write."""
+"""Naming the people in a video file or in front of a camera: what commands print and write."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ if TYPE_CHECKING:
 
 
 class Screen(Protocol):
-    """Where a camera's pictures are shown: `Window`, or a stand-in."""
+    """Shows the frames of a camera: `Window`, or a replacement in tests."""
 
     closed: bool
 
     def show(self, picture: Image, title: str) -> None:
-        """Replace what is shown."""
+        """Replace the image and the title."""
 
     def close(self) -> None:
-        """Take it away."""
+        """Close it."""
 
 
 def subtitle_files(folder: Path, videos: Iterable[str]) -> dict[str, Path]:
-    """The .srt file for each video, in a folder that is made.
+    """Return the .srt file for each video, in a folder that is created if needed.
 
-    A usage error where one lies beside its video already: it may be the subtitles that came with it.
+    Raises a usage error if such a file already exists next to its video, because it may be the video's own subtitles.
     """
     targets = Targets(folder)
     files = {video: targets.path(video, ".srt") for video in videos}
     for video, file in files.items():
         if file.exists() and os.path.realpath(file.parent) == os.path.dirname(os.path.realpath(video)):
-            reason = f"{plain_text(str(file))} lies beside its video already; wants another folder, or that file gone"
+            reason = f"{plain_text(str(file))} already exists next to its video; give another folder, or move that file"
             raise typer.BadParameter(reason, param_hint="--subtitles")
     return files
 
@@ -66,12 +66,12 @@ def name_video(
     draw: Path | None = None,
     repeats: bool = False,
 ) -> None:
-    """Print who is in one video and when, and write what is asked for.
+    """Print who is in a video and when, and write subtitles and an annotated copy if requested.
 
-    As JSON one object a frame that was looked at, then one with the appearances; as text the appearances alone.
-    `every`: look at every so many frames instead of five a second. `subtitles` and `draw` are files to write: names
-    as .srt, and the video with everybody framed. `repeats` is that of `VideoNamer`. What cannot be read goes to
-    `report`; of a damaged video everything is printed up to where it breaks, and then the reason.
+    With `json`, prints one object per processed frame and then one with the appearances; otherwise only the appearances.
+    `every`: process every so many frames instead of five per second. `subtitles` and `draw` are the .srt file and the
+    annotated video to write. `repeats` is passed to `VideoNamer`. Failures are counted in `report`; a damaged video is
+    processed up to the damage.
     """
     from facespace.video.naming import VideoNamer
     from facespace.video.reader import read_frames, video_seconds
@@ -115,12 +115,12 @@ def name_camera(
     frames: Iterable[Frame] | None = None,
     open_window: Callable[[str], Screen] = Window,
 ) -> None:
-    """Show who is in front of a camera, in a window until it is closed; print it where there is no screen.
+    """Show the people in front of a camera, in a window until it is closed; print their names if there is no screen.
 
-    As JSON one object a picture is printed instead, as text a line whenever other people are on screen. Both end, by
-    Ctrl+C as well, with everybody's appearances. `repeats` is that of `VideoNamer`. `frames` and `open_window` stand in
-    for the camera and the window.
-    Raises `VideoError` where there is no such camera or it stops, `RuntimeUnavailable` without PyAV.
+    With `json`, prints one object per frame; without a screen, prints a line whenever other people are visible. At the
+    end, also after Ctrl+C, prints all appearances. `repeats` is passed to `VideoNamer`. `frames` and `open_window` replace
+    the camera and the window in tests.
+    Raises `VideoError` if there is no such camera or it stops, `RuntimeUnavailable` without PyAV.
     """
     from facespace.video.camera import read_camera
     from facespace.video.drawing import draw_frame
@@ -128,7 +128,7 @@ def name_camera(
 
     source = f"camera {number}"
     camera = iter(read_camera(number) if frames is None else frames)
-    # The camera is asked before a window opens, which would be gone again at once.
+    # Read one frame before opening a window, so that no window opens for a missing camera.
     pictures = itertools.chain(list(itertools.islice(camera, 1)), camera)
     screen = None if json else _open(open_window, source)
     people = VideoNamer(detector, embedder, namer, repeats=repeats, keep_pixels=screen is not None)
@@ -139,14 +139,14 @@ def name_camera(
         for frame in people.name(pictures, chunk_frames=1):
             names = [face.name or "unknown" for face in frame.faces]
             if screen is not None:
-                screen.show(draw_frame(frame), f"facespace, {source}: {rate.update():.1f} frames a second; q closes")
+                screen.show(draw_frame(frame), f"facespace, {source}: {rate.update():.1f} frames/s; q closes")
                 if screen.closed:
                     break
             elif json:
                 write_json({"camera": number, **_frame_json(frame)})
             elif sorted(names) != before:
                 before = sorted(names)
-                write_line(f"{_clock(frame.seconds)}  {', '.join(names) or 'nobody'}")
+                write_line(f"{_clock(frame.seconds)}  {', '.join(names) or 'no faces'}")
     except KeyboardInterrupt:
         pass
     except VideoError as stopped:
@@ -170,27 +170,27 @@ def _open(open_window: Callable[[str], Screen], title: str) -> Screen | None:
 
 
 class _Rate:
-    """Frames a second over the last two seconds or so."""
+    """The number of frames per second over the last two seconds."""
 
     def __init__(self) -> None:
         self._times: list[float] = []
 
     def update(self, now: float | None = None) -> float:
-        """Count a frame; the rate since the oldest one remembered, 0 for the first."""
+        """Count a frame; return the rate, which is 0 for the first frame."""
         now = time.monotonic() if now is None else now
         self._times = [earlier for earlier in self._times if now - earlier <= 2] + [now]
         return (len(self._times) - 1) / max(now - self._times[0], 1e-6)
 
 
 def _with_progress(frames: Iterator[NamedFrame], seconds: float | None, what: str) -> Iterator[NamedFrame]:
-    """The frames as they come, with a bar over the video's length where it says one."""
+    """Yield the frames, with a progress bar if the length of the video is known."""
     if seconds is None:
         yield from frames
         return
-    with progress_bar(what) as tell:
+    with progress_bar(what) as show:
         for frame in frames:
             yield frame
-            tell(round(10 * frame.seconds), round(10 * seconds))
+            show(round(10 * frame.seconds), round(10 * seconds))
 
 
 def _frame_json(frame: NamedFrame) -> dict[str, Any]:
@@ -215,20 +215,20 @@ def _summarize(
     *,
     json: bool,
 ) -> None:
-    """The appearances, as the last JSON object or as lines."""
+    """Print the appearances, as one JSON object or as lines."""
     if json:
         summary = {**source, "frames": n_frames, "appearances": [_appearance_json(seen) for seen in appearances]}
         write_json(summary if error is None else {**summary, "error": error})
         return
     n = len(appearances)
-    looked = f"{n_frames} frame{'' if n_frames == 1 else 's'} looked at"
-    write_line(f"{called}: {n or 'no'} appearance{'' if n == 1 else 's'} in {looked}")
+    processed = f"{n_frames} frame{'' if n_frames == 1 else 's'} processed"
+    write_line(f"{called}: {n or 'no'} appearance{'' if n == 1 else 's'} in {processed}")
     for seen in appearances:
         similarity = "" if seen.similarity is None else f"  similarity {seen.similarity:.3f}"
-        wanted = "" if seen.similarity is None else f" (wanted {seen.threshold:.3f})"
+        threshold = "" if seen.similarity is None else f" (threshold {seen.threshold:.3f})"
         when = f"{_clock(seen.first)} to {_clock(seen.last)}"
         frames = f"{seen.n_frames} frame{'' if seen.n_frames == 1 else 's'}"
-        write_line(f"  {when}  {seen.name or 'unknown'}{similarity}{wanted}  {frames}")
+        write_line(f"  {when}  {seen.name or 'unknown'}{similarity}{threshold}  {frames}")
 
 
 def _appearance_json(seen: Appearance) -> dict[str, Any]:
@@ -262,7 +262,8 @@ def _draw(
 
 
 def _clock(seconds: float) -> str:
-    """
+    """Return seconds as hours, minutes and seconds.
+
     >>> _clock(3723.04), _clock(59.97)
     ('1:02:03.0', '1:00.0')
     """

@@ -1,4 +1,4 @@
-"""Options that several commands share, each spelled and explained once."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from facespace.defaults import DEFAULT_MODEL
 
 
 class Device(str, Enum):
-    """What computes embeddings."""
+    """Where embeddings are computed."""
 
     auto = "auto"
     cpu = "cpu"
@@ -21,36 +21,50 @@ class Device(str, Enum):
 
 
 Images = Annotated[list[str], typer.Argument(metavar="IMAGE", help="Photos, or folders to search for photos.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object a line instead of text.")]
-Draw = Annotated[Path | None, typer.Option("--draw", metavar="DIR", help="Write annotated copies into this folder.")]
-Sights = Annotated[
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object per line instead of text.")]
+Draw = Annotated[Path | None, typer.Option("--draw", metavar="DIR", help="Write annotated copies to this folder.")]
+PhotosAndVideos = Annotated[
     list[str] | None,
     typer.Argument(metavar="IMAGE", help="Photos and videos, or folders to search for photos.", show_default=False),
 ]
 Camera = Annotated[
     int | None,
     typer.Option(
-        "--camera", metavar="N", min=0, help="Name who is in front of this camera, the first is 0, in a window."
+        "--camera",
+        metavar="N",
+        min=0,
+        help="Name the people in front of this camera, in a window; the first camera is 0.",
     ),
 ]
 Every = Annotated[
     int | None,
-    typer.Option("--every", metavar="N", min=1, help="Of a video look at every N-th frame, not at 5 a second."),
+    typer.Option(
+        "--every", metavar="N", min=1, help="Process every N-th frame of a video; by default 5 frames per second."
+    ),
 ]
 Subtitles = Annotated[
     Path | None,
-    typer.Option("--subtitles", metavar="DIR", help="Write who is on screen in videos into this folder, as .srt."),
+    typer.Option(
+        "--subtitles",
+        metavar="DIR",
+        help="Write subtitles (.srt) with the names of the people in each video to this folder.",
+    ),
 ]
 MinSize = Annotated[
     float,
-    typer.Option("--min-size", metavar="PX", min=2, help="Side of the smallest face looked for; larger is faster."),
+    typer.Option(
+        "--min-size",
+        metavar="PX",
+        min=2,
+        help="Side of the smallest face to find, in pixels; larger values are faster.",
+    ),
 ]
 Model = Annotated[
     str,
     typer.Option(
         "--model",
         metavar="NAME|PATH",
-        help="A model of `facespace models`, a model folder, or a file (ONNX, TF1 .pb).",
+        help="A model name from `facespace models`, a model folder, or a model file (ONNX, TF1 .pb).",
     ),
 ]
 OptionalModel = Annotated[
@@ -58,8 +72,8 @@ OptionalModel = Annotated[
     typer.Option(
         "--model",
         metavar="NAME|PATH",
-        help="A model of `facespace models`, a model folder, or a file; by default the one that what is read was made "
-        f"with, or {DEFAULT_MODEL}.",
+        help="A model name from `facespace models`, a model folder, or a model file; by default the model that the input was "
+        f"made with, or {DEFAULT_MODEL}.",
         show_default=False,
     ),
 ]
@@ -68,22 +82,23 @@ DetectorName = Annotated[
     typer.Option(
         "--detector",
         metavar="NAME",
-        help="yunet or mtcnn; by default the one the model's crops come from.",
+        help="The face detector, yunet or mtcnn; by default the one of the model.",
         show_default=False,
     ),
 ]
 EmbeddingDevice = Annotated[
     Device,
-    typer.Option("--device", help="Where embeddings are computed; cuda and mps by torch, auto is the processor."),
+    typer.Option("--device", help="Where embeddings are computed; auto is the CPU, cuda and mps need torch."),
 ]
 Repeats = Annotated[
-    bool, typer.Option("--repeats", help="A person may be in a picture more than once: collages, photo books, mirrors.")
+    bool,
+    typer.Option("--repeats", help="Let a person appear more than once in a picture: collages, photo books, mirrors."),
 ]
 TryRotations = Annotated[
     bool,
     typer.Option(
         "--try-rotations",
-        help="For photos turned without EXIF: look in four turns, slower. Boxes are those of the upright photo.",
+        help="Also search each photo rotated by 90, 180 and 270 degrees (slower). Boxes refer to the upright photo.",
     ),
 ]
 GALLERY_VARIABLE = "FACESPACE_GALLERY"
@@ -102,7 +117,7 @@ GalleryOrServer = Annotated[
         "--gallery",
         metavar="FILE|URL",
         envvar=GALLERY_VARIABLE,
-        help="The gallery: a file, or a server at postgresql:// or qdrant://; --server takes its place.",
+        help="The gallery: a file, or a server at postgresql:// or qdrant://; not needed with --server.",
         show_default=False,
     ),
 ]
@@ -111,7 +126,7 @@ Server = Annotated[
     typer.Option(
         "--server",
         metavar="URL",
-        help="A service of `facespace serve`, like http://127.0.0.1:8000.",
+        help="The URL of a service started by `facespace serve`, such as http://127.0.0.1:8000.",
         show_default=False,
     ),
 ]
@@ -121,7 +136,7 @@ Key = Annotated[
         "--key",
         metavar="KEY",
         envvar="FACESPACE_KEY",
-        help="The key for the server; the variable hides it from other users of the machine.",
+        help="The API key of the service. Other users of the machine cannot see it in the environment variable.",
         show_default=False,
         show_envvar=True,
     ),
@@ -129,27 +144,33 @@ Key = Annotated[
 OptionalGallery = Annotated[
     str | None,
     typer.Option(
-        "--gallery", metavar="FILE|URL", envvar=GALLERY_VARIABLE, help="Call groups by the people enrolled here."
+        "--gallery",
+        metavar="FILE|URL",
+        envvar=GALLERY_VARIABLE,
+        help="Name groups after the people enrolled in this gallery.",
     ),
 ]
 Collection = Annotated[
-    str, typer.Option("--collection", metavar="NAME", help="Which of several collections of people in the gallery.")
+    str, typer.Option("--collection", metavar="NAME", help="The collection of people within the gallery.")
 ]
 ExternalId = Annotated[
     str | None,
-    typer.Option("--external-id", metavar="ID", help="What another system calls the person.", show_default=False),
+    typer.Option("--external-id", metavar="ID", help="The id of the person in another system.", show_default=False),
 ]
-Largest = Annotated[bool, typer.Option("--largest", help="Of several faces in a photo take the largest.")]
+Largest = Annotated[bool, typer.Option("--largest", help="Use the largest face of a photo with several.")]
 
 Aligned = Annotated[
-    bool, typer.Option("--aligned", help="The images are aligned crops, though there is no align.json beside them.")
+    bool, typer.Option("--aligned", help="Treat the images as aligned crops even if their folder has no align.json.")
 ]
 
 DEFAULT_MIN_SIZE = 20.0
 
 
 def check_gallery_or_server(context: typer.Context, gallery: str | None, server: str | None, *local: str) -> None:
-    """A usage error unless one of both is given. `local` are parameters that a server does not take, by their names."""
+    """Raise a usage error unless `--gallery` or `--server` is given, and for options that `--server` excludes.
+
+    `local` names the parameters that apply only without `--server`.
+    """
     if server is None:
         if gallery is None:
             raise typer.BadParameter("is missing; give --gallery FILE, or --server URL", param_hint="--gallery")
@@ -158,4 +179,4 @@ def check_gallery_or_server(context: typer.Context, gallery: str | None, server:
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
             option = f"--{name.replace('_', '-')}"
-            raise typer.BadParameter("is not for --server: the service decides it", param_hint=option)
+            raise typer.BadParameter("cannot be used with --server, where the service decides it", param_hint=option)

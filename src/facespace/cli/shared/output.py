@@ -1,4 +1,4 @@
-"""What commands print, and where: results on stdout, the rest on stderr, progress on a terminal only."""
+"""The output of commands: results on stdout, everything else on stderr, progress bars only on a terminal."""
 
 from __future__ import annotations
 
@@ -21,43 +21,43 @@ if TYPE_CHECKING:
     from facespace.pipeline.photos import Photo
 
 T = TypeVar("T")
-_CONTROLS = re.compile("[\x7f-\x9f]")  # that JSON leaves as they are
-_MAX_STEM = 240  # bytes; a file name has at most 255, and an ending and a number are to come
+_CONTROLS = re.compile("[\x7f-\x9f]")  # control characters that `json` does not escape
+_MAX_STEM = 240  # bytes; a file name has at most 255, and an ending and a number are added
 
 
 def say(line: str) -> None:
-    """A line beside the results, on stderr."""
+    """Print a line on stderr, after `facespace: `."""
     _write(sys.stderr, f"facespace: {plain_text(line)}")
 
 
 class Report:
-    """Counts what failed, so that one bad file never stops a run and the exit code still tells."""
+    """Counts failures, so that a bad file does not stop the run but changes the exit code."""
 
     def __init__(self) -> None:
         self.n_failed = 0
 
     def fail(self, path: str, reason: str, *, json: bool = False) -> None:
-        """Say on stderr what is wrong with one file, and on stdout where results are JSON."""
+        """Report a failed file on stderr, and with `json` also on stdout."""
         self.n_failed += 1
         say(f"{path}: {reason}")
         if json:
             write_json({"image": plain_text(path), "error": reason})
 
     def finish(self) -> None:
-        """Leave the command: 0 when everything was read, 1 when something failed."""
+        """Exit with code 1 if anything failed."""
         if self.n_failed:
             raise typer.Exit(1)
 
 
 def progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:
-    """The items as they come, with a bar and the time left where stderr is a terminal."""
+    """Yield the items, with a progress bar if stderr is a terminal."""
     if not sys.stderr.isatty() or total < 2:
         yield from items
         return
     from rich.console import Console
     from rich.progress import Progress
 
-    # Left to itself, rich would send what we print to the bar's stream, and leave `> results.jsonl` empty.
+    # By default rich redirects stdout to the bar's stream, and `> results.jsonl` would stay empty.
     on_screen = sys.stdout.isatty()
     with Progress(console=Console(stderr=True), transient=True, redirect_stdout=on_screen) as bar:
         task = bar.add_task(what, total=total)
@@ -68,7 +68,7 @@ def progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:
 
 @contextlib.contextmanager
 def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A function to call with (done, total), which moves a bar with the time left where stderr is a terminal."""
+    """Return a function to call with (done, total), which updates a progress bar if stderr is a terminal."""
     if not sys.stderr.isatty():
         yield lambda done, total: None  # noqa: ARG005
         return
@@ -81,72 +81,74 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def write_line(text: str) -> None:
-    """One line of results, at once: what reads a pipe sees it as soon as it is true."""
+    """Print one line of results and flush it, so that the reader of a pipe gets it at once."""
     try:
         _write(sys.stdout, text)
-    except BrokenPipeError:  # whoever read our output has seen enough
+    except BrokenPipeError:  # the reader has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)  # what a shell says of a program ended by SIGPIPE
+        sys.exit(141)  # the exit code of a program ended by SIGPIPE
     except OSError as error:
         error.filename = error.filename or "standard output"
         raise
 
 
 def _write(stream: TextIO, line: str) -> None:
-    """The line and its end in one piece: `print` writes two where Python does not buffer, and lines of processes that share
-    a pipe get mixed up. Whatever name or path is in it, it is shown in its order."""
+    """Write a line and its end in one call. Unbuffered, `print` makes two, which would mix the lines of processes on one pipe.
+
+    Marks that change the direction of text are escaped.
+    """
     stream.write(f"{escape_marks(line)}\n")
     stream.flush()
 
 
 def write_json(value: dict[str, Any]) -> None:
-    """One object on one line; letters beyond ASCII as they are where stdout takes them."""
+    """Print one JSON object on one line. Non-ASCII characters are escaped unless stdout is UTF-8."""
     encoding = (sys.stdout.encoding or "ascii").lower().replace("-", "")
     text = json_format.dumps(value, ensure_ascii=encoding != "utf8")
     write_line(_CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 def resumable(error: KeyboardInterrupt | OSError, out: Path) -> str:
-    """Why a command ended that goes on where it was, and what to do.
+    """Return a message for an interruption or error of a command that can be resumed.
 
     >>> resumable(KeyboardInterrupt(), Path("out"))
-    'stopped; what is done is kept, the same command goes on from there'
+    'stopped; run the same command again to resume'
     """
     if isinstance(error, KeyboardInterrupt):
-        return "stopped; what is done is kept, the same command goes on from there"
-    return f"{out}: {error.strerror or error}{remedy(error)}; what is done is kept"
+        return "stopped; run the same command again to resume"
+    return f"{out}: {error.strerror or error}{remedy(error)}; finished work is kept"
 
 
-def similarity_and_wanted(similarity: float, wanted: float) -> str:
-    """Both to three decimals, or to as many as show which is the larger.
+def similarity_and_threshold(similarity: float, threshold: float) -> str:
+    """Return both with three decimals, or with more if needed to show that the similarity is below the threshold.
 
-    >>> similarity_and_wanted(0.5123, 0.4), similarity_and_wanted(0.99998, 0.99999)
-    ('similarity 0.512 (wanted 0.400)', 'similarity 0.99998 (wanted 0.99999)')
+    >>> similarity_and_threshold(0.5123, 0.4), similarity_and_threshold(0.99998, 0.99999)
+    ('similarity 0.512 (threshold 0.400)', 'similarity 0.99998 (threshold 0.99999)')
     """
     digits = 3
-    while digits < 7 and round(similarity, digits) == round(wanted, digits) and similarity < wanted:
+    while digits < 7 and round(similarity, digits) == round(threshold, digits) and similarity < threshold:
         digits += 1
-    return f"similarity {similarity:.{digits}f} (wanted {wanted:.{digits}f})"
+    return f"similarity {similarity:.{digits}f} (threshold {threshold:.{digits}f})"
 
 
 def turned(photo: Photo) -> str:
-    """How a photo was turned to find its faces, behind its name or figures; empty for an upright one."""
+    """Return how a photo was turned to find its faces, in words; empty if it was not."""
     return f" (turned by {photo.turned} degrees clockwise)" if photo.turned else ""
 
 
 def turned_json(photo: Photo) -> dict[str, Any]:
-    """The same as a field of JSON, which an upright photo lacks."""
+    """Return the same as a JSON field; empty if the photo was not turned."""
     return {"turned": photo.turned} if photo.turned else {}
 
 
 def where(face: Face) -> str:
-    """Place and size of a face, for people."""
+    """Return the position and size of a face in words."""
     x1, y1, _, _ = face.box
     return f"at {x1:.0f},{y1:.0f}, {face.width:.0f}x{face.height:.0f} px"
 
 
 class Targets:
-    """Names of files in one folder, each given once, after the photo or video they are made from."""
+    """Unique file names in one folder, made from the names of the source files."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -154,9 +156,9 @@ class Targets:
         self._taken: set[str] = set()
 
     def path(self, source: str | os.PathLike[str], ending: str, *, instead_of: tuple[str, ...] | None = None) -> Path:
-        """`source`'s name with another `ending`, and a number where that was given before.
+        """Return the name of `source` with another `ending`, and a number if that name was returned before.
 
-        `instead_of`: the endings that the new one replaces; of others it comes behind. None: it replaces any.
+        `instead_of`: the endings that the new one replaces; to any other ending it is appended. None: it replaces any.
         """
         path = Path(source)
         stem = path.stem if instead_of is None or path.suffix.lower() in instead_of else path.name
@@ -170,24 +172,22 @@ class Targets:
 
 
 class Drawings:
-    """Annotated copies of photos and videos in one folder, each under a name of its own."""
+    """Annotated copies of photos and videos in one folder, under unique names."""
 
     def __init__(self, folder: Path, photos: Iterable[str]) -> None:
         here = os.path.realpath(folder)
         for photo in photos:
-            if os.path.dirname(os.path.realpath(photo)) == here:  # a copy could take the place of a photo
-                reason = (
-                    f"wants a folder without any of the photos; {plain_text(photo)} is in {plain_text(str(folder))}"
-                )
+            if os.path.dirname(os.path.realpath(photo)) == here:  # a copy could overwrite a photo
+                reason = f"must be a folder without any of the photos, but {plain_text(photo)} is in {plain_text(str(folder))}"
                 raise typer.BadParameter(reason, param_hint="--draw")
         self._targets = Targets(folder)
 
     def video(self, path: str) -> Path:
-        """The file for the annotated copy of one video."""
+        """Return the file for the annotated copy of a video."""
         return self._targets.path(path, ".mp4", instead_of=(".mp4", ".m4v"))
 
     def write(self, photo: Photo, labels: list[str], colors: list[tuple[int, int, int]]) -> Path:
-        """Draw one photo, which keeps its name unless another one of that name was drawn before."""
+        """Write the annotated copy of a photo; return its path."""
         from facespace.faces.drawing import annotate
         from facespace.io import pictures
 

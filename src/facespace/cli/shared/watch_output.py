@@ -1,4 +1,4 @@
-"""Where `watch` tells whom it has seen: lines on stdout, a webhook, a broker, and pictures in a folder."""
+"""The outputs of `watch`: JSON lines on stdout, a webhook, an MQTT broker, and snapshots in a folder."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from facespace.server.outbox import Outbox
     from facespace.video.watching import Seen
 
-_MARGIN = 0.3  # of a face's size, around it in a snapshot
-_FLUSH = 5.0  # seconds for what is still to be sent at the end
+_MARGIN = 0.3  # around a face in a snapshot, as a share of its size
+_FLUSH = 5.0  # seconds to send the remaining events at the end
 
 
 class Snapshots:
-    """Pictures of those who are reported, in a folder that only its owner reads where it is made here.
+    """Snapshots of events in a folder, one file per event, named by its id.
 
-    `whole` keeps the frame, else the face alone. One file an event, named by its id.
+    A new folder is readable only by its owner. `whole` saves the whole frame instead of the face.
     """
 
     def __init__(self, folder: Path, *, whole: bool = False) -> None:
@@ -38,7 +38,7 @@ class Snapshots:
         self._whole = whole
 
     def write(self, event_id: str, seen: Seen) -> str:
-        """Write the picture of one event; the file's name. `OSError` where the disk does not take it."""
+        """Write the snapshot of one event; return the file's name. Raises `OSError` if it cannot be written."""
         from PIL import Image
 
         assert seen.frame.pixels is not None
@@ -58,7 +58,7 @@ class Snapshots:
 
 
 def face_in(pixels: npt.NDArray[np.uint8], box: tuple[float, float, float, float]) -> npt.NDArray[np.uint8]:
-    """The part of a picture (H,W,3) around a box, at least one pixel.
+    """Return the part of an image (H,W,3) around a box, at least one pixel.
 
     >>> face_in(np.zeros((100, 100, 3), np.uint8), (40, 40, 60, 60)).shape
     (32, 32, 3)
@@ -72,7 +72,7 @@ def face_in(pixels: npt.NDArray[np.uint8], box: tuple[float, float, float, float
 
 
 class WatchOutput:
-    """Writes each event once to every output that was chosen. Safe to share between threads."""
+    """Writes each event to every chosen output. Can be shared between threads."""
 
     def __init__(
         self,
@@ -87,9 +87,9 @@ class WatchOutput:
         self._publisher = publisher
         self._snapshots = snapshots
         self._lock = threading.Lock()
-        self._said: set[str] = set()
+        self._reported: set[str] = set()
 
-    def tell(
+    def write(
         self,
         source: str,
         seen: Seen,
@@ -98,9 +98,9 @@ class WatchOutput:
         seconds: float | None = None,
         unknown_id: str | None = None,
     ) -> None:
-        """Report somebody; `person` is {id, name, external_id}, `seconds` when in a film it was.
+        """Write one event. `person` is {id, name, external_id}, or None for an unknown face.
 
-        `unknown_id` is the id of a face that a service keeps.
+        `seconds` is the position in a video file, `unknown_id` the id under which a service keeps the face.
         """
         from facespace.server.events import event_body, with_id
 
@@ -120,7 +120,7 @@ class WatchOutput:
             try:
                 data["snapshot"] = self._snapshots.write(event_id, seen)
             except OSError as error:
-                self._say_once(f"a snapshot cannot be written ({error.strerror}){remedy(error)}")
+                self._say_once(f"cannot write a snapshot ({error.strerror}){remedy(error)}")
         body = with_id(event_id, event_body(seen.kind, self._collection, data, at=time.time()))
         with self._lock:
             write_json(json.loads(body))
@@ -129,10 +129,10 @@ class WatchOutput:
         if self._publisher is not None:
             topic = self._publisher.broker.topic_of(self._collection, seen.kind)
             if not self._publisher.publish(topic, body):
-                self._say_once(f"{self._publisher.broker}: too many events wait; some are dropped")
+                self._say_once(f"{self._publisher.broker}: too many events are waiting; some are dropped")
 
     def close(self) -> int:
-        """Send what is still to be sent, for a few seconds at most; how many events were not."""
+        """Send the remaining events, for a few seconds at most; return how many were not sent."""
         n_lost = 0
         if self._outbox is not None:
             n_lost += self._outbox.close(_FLUSH)
@@ -144,7 +144,7 @@ class WatchOutput:
 
     def _say_once(self, line: str) -> None:
         with self._lock:
-            if line in self._said:
+            if line in self._reported:
                 return
-            self._said.add(line)
+            self._reported.add(line)
         say(line)

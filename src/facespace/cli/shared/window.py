@@ -1,4 +1,4 @@
-"""A window that shows pictures one after the other, until it is closed."""
+"""A window that shows a sequence of images until it is closed."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 class Window:
-    """One window on the screen, by tkinter, which comes with Python; q, Escape and its button close it.
+    """A tkinter window. The keys q and Escape and its close button close it, and set `closed`.
 
-    Raises `RuntimeUnavailable` where there is no screen or no tkinter. `closed` says whether it is gone.
+    Raises `RuntimeUnavailable` if there is no screen or no tkinter.
     """
 
     def __init__(self, title: str) -> None:
@@ -23,12 +23,12 @@ class Window:
 
             from PIL import ImageTk
         except ImportError as error:
-            reason = f"no window: this Python has no tkinter ({first_line(error)}); on Debian: apt install python3-tk"
+            reason = f"cannot open a window: this Python has no tkinter ({first_line(error)}); on Debian: apt install python3-tk"
             raise RuntimeUnavailable(reason) from error
         try:
             self._root = tkinter.Tk()
         except tkinter.TclError as error:
-            raise RuntimeUnavailable(f"no window: there is no screen here ({first_line(error)})") from error
+            raise RuntimeUnavailable(f"cannot open a window: there is no screen ({first_line(error)})") from error
         self._photo_image: Any = ImageTk.PhotoImage
         self._shown: Any = None
         self.closed = False
@@ -40,10 +40,10 @@ class Window:
             self._root.bind(key, lambda _: self.close())
 
     def show(self, picture: Image, title: str) -> None:
-        """Replace the picture and the title, and see what the user did meanwhile; nothing once it is closed."""
+        """Replace the image and the title, and handle input; does nothing once the window is closed."""
         if self.closed:
             return
-        # Tk keeps no reference to what a label shows; without ours the picture would be freed.
+        # Tk keeps no reference to a label's image; without ours the image would be freed.
         shown = self._photo_image(picture, master=self._root)
         self._label.configure(image=shown)
         self._shown = shown
@@ -51,7 +51,7 @@ class Window:
         self._root.update()
 
     def close(self) -> None:
-        """Take the window away; a second time does nothing."""
+        """Close the window; does nothing if it is closed."""
         if not self.closed:
             self.closed = True
             self._root.destroy()

@@ -6,34 +6,39 @@ from pathlib import Path
 
 import typer
 
-from facespace.cli.legacy.arguments import Program, today, true_or_false
+from facespace.cli.legacy.arguments import Program, say_equivalent, true_or_false
 from facespace.cli.shared.output import progress_bar, resumable, say, write_line
 
 
 def main(argv: list[str]) -> None:
-    """Align as the 2018 program did; several at once share the work, whatever their order."""
-    parser = Program("facenet align_dataset_mtcnn", "Class folders of photos to the same folders of crops.")
-    parser.add_argument("input_dir", help="A folder of class folders, one a person.")
-    parser.add_argument("output_dir", help="Where the same folders of crops go.")
-    parser.flags(
-        ("--image_size", 182, "Side of a crop in pixels."),
-        ("--margin", 44, "Added to the box in all, in pixels of the photo."),
+    """Align as the 2018 program did. Several processes on one folder share the work."""
+    parser = Program(
+        "facenet align_dataset_mtcnn",
+        "Find the faces in class folders of photos, and save them as crops in the same class folders.",
     )
-    parser.unneeded("processes at work on one folder share it without being told", "random_order")
-    parser.machine(gpu_memory_fraction=1.0)
+    parser.add_argument("input_dir", help="A folder of class folders, one per person.")
+    parser.add_argument("output_dir", help="The folder to write crops to, in the same class folders.")
+    parser.flags(
+        ("--image_size", 182, "Side of the square crops, in pixels."),
+        ("--margin", 44, "Total width added to the box, in pixels of the photo; half on each side."),
+    )
+    parser.ignore("processes that work on one folder share its photos automatically", "random_order")
+    parser.ignore_gpu_memory_fraction()
     parser.add_argument(
         "--detect_multiple_faces",
         type=true_or_false,
         nargs="?",
         const=True,
         default=False,
-        help="Keep every face of a photo, as NAME_0.png, NAME_1.png, ...",
+        help="Save every face of a photo, as NAME_0.png, NAME_1.png, ...",
     )
     arguments = parser.parse(argv)
     raw, out = Path(arguments.input_dir).expanduser(), Path(arguments.output_dir).expanduser()
     several = ["--all-faces"] if arguments.detect_multiple_faces else []
     size, margin = arguments.image_size, arguments.margin
-    today("facespace", "align", raw, out, "--image-size", size, "--crop-margin", margin, *several, "--bounding-boxes")
+    say_equivalent(
+        "facespace", "align", raw, out, "--image-size", size, "--crop-margin", margin, *several, "--bounding-boxes"
+    )
 
     from facespace.alignment.aligner import align_dataset, write_more_tables
     from facespace.detection.factory import create_detector

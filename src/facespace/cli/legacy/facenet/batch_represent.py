@@ -5,24 +5,26 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from facespace.cli.legacy.arguments import Program, today
-from facespace.cli.legacy.folders import OTHERWISE, embedded, save
+from facespace.cli.legacy.arguments import Program, say_equivalent
+from facespace.cli.legacy.folders import DIFFERENCE, embed_folder, save
 from facespace.cli.legacy.models import load_model
 from facespace.cli.shared.output import Report, write_line
 
 
 def main(argv: list[str]) -> None:
-    """Write signatures (N,D) and gallery (N,), a row an image."""
-    parser = Program("facenet batch_represent", "Embeddings and labels of class folders of crops as .npy files.")
-    parser.add_argument("-d", "--data_dir", required=True, help="Class folders of aligned crops.")
-    parser.add_argument("-o", "--output_dir", required=True, help="The folder to write into.")
-    parser.add_argument(
-        "--trained_model_dir", required=True, help="The folder of a checkpoint, a .pb, a model folder, a model's name."
+    """Write embeddings (N,D) to signatures.npy and labels (N,) to gallery.npy, one row per image."""
+    parser = Program(
+        "facenet batch_represent", "Write the embeddings and labels of class folders of crops as .npy files."
     )
-    parser.machine(batch_size=50)
+    parser.add_argument("-d", "--data_dir", required=True, help="Class folders of aligned crops.")
+    parser.add_argument("-o", "--output_dir", required=True, help="The folder to write to.")
+    parser.add_argument(
+        "--trained_model_dir", required=True, help="A checkpoint folder, a .pb file, a model folder, or a model name."
+    )
+    parser.ignore_batch_size(batch_size=50)
     arguments = parser.parse(argv)
     root, out = Path(arguments.data_dir).expanduser(), Path(arguments.output_dir).expanduser()
-    today(
+    say_equivalent(
         "facespace",
         "embed",
         root,
@@ -30,7 +32,7 @@ def main(argv: list[str]) -> None:
         out / "embeddings.npz",
         "--model",
         arguments.trained_model_dir,
-        note=OTHERWISE,
+        note=DIFFERENCE,
     )
 
     report = Report()
@@ -39,7 +41,7 @@ def main(argv: list[str]) -> None:
     write_line("Finding image paths and targets...\n")
     write_line("Generating embeddings from images...\n")
     start = time.perf_counter()
-    images = embedded(root, embedder, report)
+    images = embed_folder(root, embedder, report)
     n = len(images.paths)
     write_line(f"Forward pass took avg of {(time.perf_counter() - start) / n:.3f}[seconds/image] for {n} images\n")
     write_line(f"Finally saving embeddings and gallery to: {out}")

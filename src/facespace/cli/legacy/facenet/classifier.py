@@ -1,4 +1,4 @@
-"""facespace facenet classifier: people learned from folders of crops, and told apart in others."""
+"""facespace facenet classifier: train a classifier on class folders of crops, or test it on others."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from facespace.cli.legacy.arguments import Program, today
-from facespace.cli.legacy.classifiers import in_words, loaded, write_loaded
+from facespace.cli.legacy.arguments import Program, say_equivalent
+from facespace.cli.legacy.classifiers import in_words, load_classifier, write_loaded
 from facespace.cli.legacy.models import load_model
 from facespace.cli.shared.output import Report, progress, say, write_line
 from facespace.errors import ClassifierError, DatasetError
@@ -23,28 +23,32 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str]) -> None:
-    """TRAIN writes a classifier under the name given, in facespace's own format; CLASSIFY names and counts."""
-    parser = Program("facenet classifier", "Learn the people of a folder, or name the faces of one.")
-    parser.add_argument("mode", choices=["TRAIN", "CLASSIFY"], help="Learn, or use what was learned.")
-    parser.add_argument("data_dir", help="Class folders of aligned crops.")
-    parser.add_argument("model", help="A .pb, the folder of a checkpoint, a model folder, or a model's name.")
-    parser.add_argument("classifier_filename", help="The classifier: written by TRAIN, read by CLASSIFY.")
-    parser.flag("--use_split_dataset", "TRAIN learns from a part of every person's images, CLASSIFY tests on the rest.")
-    parser.add_argument("--test_data_dir", help="Class folders to test on instead, matched by people's names.")
-    parser.machine(batch_size=90)
-    parser.preprocessing("use_fixed_image_standardization", image_size=160)
+    """Train a classifier and write it in facespace's own format (TRAIN), or test it on labelled images (CLASSIFY)."""
+    parser = Program("facenet classifier", "Train a classifier on the people of a folder, or test it on a folder.")
+    parser.add_argument("mode", choices=["TRAIN", "CLASSIFY"], help="Train a classifier, or test one.")
+    parser.add_argument("data_dir", help="Class folders of aligned crops, or of photos.")
+    parser.add_argument("model", help="A .pb file, a checkpoint folder, a model folder, or a model name.")
+    parser.add_argument("classifier_filename", help="The classifier file, which TRAIN writes and CLASSIFY reads.")
+    parser.flag("--use_split_dataset", "Train on some images of every person, and test on the others.")
+    parser.add_argument("--test_data_dir", help="Class folders to test on instead; people are matched by name.")
+    parser.ignore_batch_size(batch_size=90)
+    parser.ignore_preprocessing("use_fixed_image_standardization", image_size=160)
     parser.flags(
-        ("--seed", 666, "By which the split is drawn."),
-        ("--min_nrof_images_per_class", 20, "With --use_split_dataset: people with fewer images are left out."),
-        ("--nrof_train_images_per_class", 10, "With --use_split_dataset: images of each to learn from."),
+        ("--seed", 666, "Random seed of the split."),
+        (
+            "--min_nrof_images_per_class",
+            20,
+            "With --use_split_dataset: smallest number of images of a person; people with fewer are left out.",
+        ),
+        ("--nrof_train_images_per_class", 10, "With --use_split_dataset: number of training images per person."),
     )
     arguments = parser.parse(argv)
     if arguments.use_split_dataset and arguments.test_data_dir:
-        say("--test_data_dir is what is tested on; --use_split_dataset leaves the rest of data_dir aside")
+        say("testing on --test_data_dir; the images that --use_split_dataset leaves for testing are not used")
     if not arguments.use_split_dataset:
         for name in ("min_nrof_images_per_class", "nrof_train_images_per_class"):
             if getattr(arguments, name) != parser.get_default(name):
-                say(f"--{name}: taken, and changes nothing: only --use_split_dataset asks for it")
+                say(f"--{name}: ignored because --use_split_dataset is not given")
     report = Report()
     (_train if arguments.mode == "TRAIN" else _classify)(arguments, report)
     report.finish()
@@ -55,13 +59,13 @@ def _train(arguments: argparse.Namespace, report: Report) -> None:
 
     file = Path(arguments.classifier_filename).expanduser()
     if not file.parent.is_dir():
-        raise DatasetError(f"{plain_text(str(file.parent))}: no such folder to write into")
+        raise DatasetError(f"{plain_text(str(file.parent))}: no such folder to write to")
     if file.exists():
         try:
             Classifier.load(file)
         except ClassifierError:
             raise ClassifierError(
-                f"{plain_text(str(file))}: is there and is no classifier of facespace, so it is not overwritten; give "
+                f"{plain_text(str(file))}: already exists and is not a facespace classifier, so it is not overwritten; give "
                 "another name"
             ) from None
     root = Path(arguments.data_dir).expanduser()
@@ -72,14 +76,14 @@ def _train(arguments: argparse.Namespace, report: Report) -> None:
         split = _split_options(arguments)
     elif arguments.test_data_dir:
         split = ("--test-data", arguments.test_data_dir)
-    _today_train(arguments, embedder, file, split)
+    _say_equivalent_training(arguments, embedder, file, split)
     people = _read(root, files, embedder, report, {})
     write_line("Training classifier")
     classifier = Classifier("svm", seed=arguments.seed)
     classifier.fit(people.embeddings, people.names, calibration=embedder.calibration, digests=people.digests)
     classifier.save(file, embedder)
     write_line(f'Saved classifier model to file "{plain_text(str(file))}"')
-    say(f"{file.name} is no pickle, whatever it is called: facespace's own format, of which nothing is run")
+    say(f"{file.name} is in facespace's own format, not a pickle: loading it runs no code")
     if arguments.test_data_dir:
         others = Path(arguments.test_data_dir).expanduser()
         tested = _read(others, _chosen(others), embedder, report, {})
@@ -97,26 +101,26 @@ def _classify(arguments: argparse.Namespace, report: Report) -> None:
         files = _chosen(root, arguments, train=False)
     embedder = _model(arguments.model)
     if arguments.use_split_dataset and not arguments.test_data_dir:
-        # The suggested command trains a classifier. Into the same file it would overwrite the one that is tested here.
+        # The equivalent command trains a classifier, so it must write to another file than the one tested here.
         apart = _free(file.with_name(f"{file.stem}-split{file.suffix}"))
-        note = "which learns from the one part, into a file of its own, and tests on the other"
-        _today_train(arguments, embedder, apart, _split_options(arguments), note=note)
+        note = "it also trains, into a separate file, before it tests"
+        _say_equivalent_training(arguments, embedder, apart, _split_options(arguments), note=note)
     else:
         crops = _aligned_option(root, embedder)
-        today("facespace", "classify", "test", file, root, *crops, "--model", arguments.model)
-    classifier = loaded(file, embedder)
+        say_equivalent("facespace", "classify", "test", file, root, *crops, "--model", arguments.model)
+    classifier = load_classifier(file, embedder)
     people = _read(root, files, embedder, report, dict(zip(classifier.digests_, classifier.embeddings_, strict=True)))
     write_line("Testing classifier")
     write_loaded(file, classifier)
     _try(people, classifier)
 
 
-def _today_train(
+def _say_equivalent_training(
     arguments: argparse.Namespace, embedder: Embedder, out: Path, split: tuple[Any, ...], *, note: str = ""
 ) -> None:
     root = Path(arguments.data_dir).expanduser()
     options = ("--method", "svm", *split, *_aligned_option(root, embedder), "--model", arguments.model)
-    today("facespace", "classify", "train", root, "--output", out, *options, note=note)
+    say_equivalent("facespace", "classify", "train", root, "--output", out, *options, note=note)
 
 
 def _split_options(arguments: argparse.Namespace) -> tuple[Any, ...]:
@@ -125,7 +129,7 @@ def _split_options(arguments: argparse.Namespace) -> tuple[Any, ...]:
 
 
 def _free(path: Path) -> Path:
-    """The path, or with a number where something is there."""
+    """Return the path, with a number added if it already exists."""
     free, number = path, 2
     while os.path.lexists(free):
         free, number = path.with_name(f"{path.stem}-{number}{path.suffix}"), number + 1
@@ -138,7 +142,10 @@ def _model(given: str) -> Embedder:
 
 
 def _chosen(root: Path, arguments: argparse.Namespace | None = None, *, train: bool = False) -> set[str]:
-    """The images of class folders to learn from or to test on, all of them or a part; they are counted in two lines."""
+    """Return the images of class folders to train or test on, and print how many there are.
+
+    With `--use_split_dataset` these are the training or the test part, otherwise all. Raises `DatasetError` if none is left.
+    """
     from facespace.datasets.formats.class_folders import read_class_folders
     from facespace.pipeline.people import split_people
 
@@ -151,16 +158,16 @@ def _chosen(root: Path, arguments: argparse.Namespace | None = None, *, train: b
             [name for name, _ in listed], n_train=n, min_images=least, seed=arguments.seed
         )
         rows = learn if train else test
-        most, found = Counter(name for name, _ in listed).most_common(1)[0] if listed else ("nobody", 0)
+        most, found = Counter(name for name, _ in listed).most_common(1)[0] if listed else ("no person", 0)
         if not rows and found < least:
             raise DatasetError(
-                f"{plain_text(str(root))}: nobody has {least} images (--min_nrof_images_per_class); the most are "
+                f"{plain_text(str(root))}: no person has {least} images (--min_nrof_images_per_class); the largest number is "
                 f"{found}, of {plain_text(most)}: give at most {found}"
             )
         if not rows:
             raise DatasetError(
-                f"{plain_text(str(root))}: no images are left to test on: --nrof_train_images_per_class {n} takes all; the "
-                f"most are {found}, of {plain_text(most)}: give less than {found}"
+                f"{plain_text(str(root))}: no images are left to test on: --nrof_train_images_per_class {n} uses all; the largest "
+                f"number is {found}, of {plain_text(most)}: give less than {found}"
             )
         if too_few:
             say(f"{len(too_few)} people with fewer than {least} images are left out (--min_nrof_images_per_class)")
@@ -171,7 +178,7 @@ def _chosen(root: Path, arguments: argparse.Namespace | None = None, *, train: b
 
 
 def _shape_of_crops(root: Path) -> tuple[int, int] | None:
-    """Height and width of the first image in folders that do not say themselves that they hold crops."""
+    """Return (height, width) of the first image; None if the folder has a record that its images are crops."""
     from facespace.datasets.formats.class_folders import read_class_folders
     from facespace.faces.crops import read_record, size_of_first
 
@@ -181,7 +188,7 @@ def _shape_of_crops(root: Path) -> tuple[int, int] | None:
 
 
 def _aligned_option(root: Path, embedder: Embedder) -> tuple[str, ...]:
-    """What tells today's commands that a folder holds crops, where it does and does not say so itself."""
+    """Return `--aligned` if the folder contains crops but has no record of it."""
     from facespace.faces.crops import may_be_cut
 
     size = _shape_of_crops(root) if root.is_dir() else None
@@ -196,8 +203,8 @@ def _read(root: Path, files: set[str], embedder: Embedder, report: Report, known
     aligned = size is None or may_be_cut(*size, embedder.spec.size)
     if size is not None and not aligned:
         say(
-            f"{root}: images of {size[1]}x{size[0]} px, no crops of {embedder.spec.size} px; their faces are detected "
-            "and cut out"
+            f"{root}: images of {size[1]}x{size[0]} px instead of crops of {embedder.spec.size} px; faces are detected "
+            "and cropped"
         )
     write_line("Calculating features for images")
     people = read_people(root, embedder, aligned=aligned, known=known, only=files, progress=progress)
@@ -209,7 +216,7 @@ def _read(root: Path, files: set[str], embedder: Embedder, report: Report, known
 
 
 def _try(people: People, classifier: Classifier) -> None:
-    """A line an image, and the shares named rightly: the nearest person's name, and with unknown as an answer."""
+    """Print one line per image, and the closed-set and open-set accuracies."""
     from facespace.identification.classifier_evaluation import evaluate_classifier
 
     tried = evaluate_classifier(classifier, people.embeddings, people.names)
@@ -221,9 +228,9 @@ def _try(people: People, classifier: Classifier) -> None:
     write_line(f"Accuracy: {nearest / n:.3f}")
     write_line(f"Open-set accuracy: {sum(tried.right(k) for k in range(n)) / n:.3f}")
     say(
-        "Accuracy is that of a closed set, as the old program counted: the nearest person is the right one, whatever the "
-        f"similarity. Open set: {unknown} of {n} were called unknown, which is right for the {n - sum(tried.known)} of "
-        "people who were not learned"
+        "Accuracy is closed-set, as in the old program: the nearest person counts as the answer, however low the "
+        f"similarity. Open-set: {unknown} of {n} were called unknown, which is right for the {n - sum(tried.known)} of "
+        "people the classifier was not trained on"
     )
     if seen := set(classifier.digests_) & set(people.digests):
-        say(f"{len(seen)} of these images were learned from; the accuracy flatters")
+        say(f"{len(seen)} of these images were used in training, so the accuracy is too optimistic")

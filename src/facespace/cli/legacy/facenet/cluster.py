@@ -1,47 +1,49 @@
-"""facespace facenet cluster: the faces of a folder, sorted into one folder a person."""
+"""facespace facenet cluster: the faces of a folder, sorted into one folder per person."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from facespace.cli.legacy.arguments import Program, today
+from facespace.cli.legacy.arguments import Program, say_equivalent
 from facespace.cli.legacy.distance_matrix import write_images, write_matrix
 from facespace.cli.shared.models import load_embedder
 from facespace.cli.shared.output import Report, progress, write_line
 from facespace.errors import DatasetError
 from facespace.io.text import plain_text
 
-_MOST_SHOWN = 30  # faces whose distances are printed
-_LEAST_SCORE = 0.95  # of a detection
+_MAX_SHOWN = 30  # with more faces, the distance matrix is not printed
+_MIN_SCORE = 0.95  # of a detection
 
 
 def main(argv: list[str]) -> None:
-    """Save the crops of every group as OUT/NUMBER/1.png, …, the largest group first."""
-    parser = Program("facenet cluster", "Sort the faces of photos into one folder a person.")
-    parser.add_argument("model", help="A .pb, the folder of a checkpoint, a model folder, or a model's name.")
+    """Save the crops of every group as OUT/NUMBER/1.png, …; group 0 is the largest."""
+    parser = Program("facenet cluster", "Sort the faces of photos into one folder per person.")
+    parser.add_argument("model", help="A .pb file, a checkpoint folder, a model folder, or a model name.")
     parser.add_argument("data_dir", help="A folder of photos.")
-    parser.add_argument("out_dir", help="The folder to write into; it must be empty.")
-    parser.preprocessing(image_size=160, margin=44)
-    parser.machine(gpu_memory_fraction=1.0)
+    parser.add_argument("out_dir", help="The folder to write to; it must be empty or not exist.")
+    parser.ignore_preprocessing(image_size=160, margin=44)
+    parser.ignore_gpu_memory_fraction()
     parser.flags(
-        ("--min_cluster_size", 1, "Groups with fewer faces are not saved."),
-        ("--cluster_threshold", 1.0, "Euclidean distance up to which two faces are in one group."),
+        ("--min_cluster_size", 1, "Smallest number of faces in a group that is saved."),
+        ("--cluster_threshold", 1.0, "Largest Euclidean distance between two faces of one group."),
     )
-    parser.flag("--largest_cluster_only", "Save the largest group alone, as OUT/1.png, ...")
+    parser.flag("--largest_cluster_only", "Save only the largest group, as OUT/1.png, ...")
     arguments = parser.parse(argv)
     root, out = Path(arguments.data_dir).expanduser(), Path(arguments.out_dir).expanduser()
     distance = arguments.cluster_threshold
     if not 0 < distance < 2**0.5:
-        raise DatasetError(f"--cluster_threshold wants more than 0 and less than 1.4142; got {distance}")
-    cosine = 1 - distance**2 / 2  # of vectors of length 1
-    today(
+        raise DatasetError(f"--cluster_threshold must be above 0 and below 1.4142, got {distance}")
+    cosine = 1 - distance**2 / 2  # of unit vectors
+    say_equivalent(
         "facespace", "cluster", root, "--output", out, "--method", "dbscan", "--threshold", f"{cosine:g}",
         "--model", arguments.model,
     )  # fmt: skip
     if not root.is_dir():
         raise DatasetError(f"{plain_text(str(root))}: no such folder of photos")
     if out.is_dir() and any(out.iterdir()):
-        raise DatasetError(f"{plain_text(str(out))}: is not empty; groups of another run would be mixed with these")
+        raise DatasetError(
+            f"{plain_text(str(out))}: must be empty, so that groups of two runs are not mixed; give another folder"
+        )
 
     import numpy as np
 
@@ -60,15 +62,15 @@ def main(argv: list[str]) -> None:
             report.fail(photo.path, photo.error or "cannot be read")
             continue
         for face in photo.faces:
-            if face.score > _LEAST_SCORE:
+            if face.score > _MIN_SCORE:
                 paths.append(photo.path)
                 crops.append(align(photo.pixels, face, embedder.spec))
     if not crops:
-        raise DatasetError(f"{plain_text(str(root))}: no face in any of its photos")
+        raise DatasetError(f"{plain_text(str(root))}: no face was found in any of its photos")
     embeddings = embedder.embed(np.stack(crops))
     write_images(paths)
     write_line("")
-    if len(crops) <= _MOST_SHOWN:
+    if len(crops) <= _MAX_SHOWN:
         write_matrix(embeddings)
         write_line("")
     labels = cluster(embeddings, method="dbscan", threshold=cosine)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from facespace.cli.legacy.arguments import Program, today
+from facespace.cli.legacy.arguments import Program, say_equivalent
 from facespace.cli.legacy.distance_matrix import write_images, write_matrix
 from facespace.cli.legacy.models import load_model
 from facespace.cli.shared.output import Report, write_line
@@ -13,15 +13,15 @@ from facespace.io.text import plain_text
 
 
 def main(argv: list[str]) -> None:
-    """Print the Euclidean distance of every two photos' first faces; photos without a face are left out."""
-    parser = Program("facenet compare", "Euclidean distances between the faces of photos.")
-    parser.add_argument("model", help="A .pb, the folder of a checkpoint, a model folder, or a model's name.")
+    """Print the Euclidean distances between the highest-scoring faces of all photos. Photos without a face are left out."""
+    parser = Program("facenet compare", "Print the Euclidean distances between the faces of photos.")
+    parser.add_argument("model", help="A .pb file, a checkpoint folder, a model folder, or a model name.")
     parser.add_argument("image_files", nargs="+", help="Photos.")
-    parser.preprocessing(image_size=160, margin=44)
-    parser.machine(gpu_memory_fraction=1.0)
+    parser.ignore_preprocessing(image_size=160, margin=44)
+    parser.ignore_gpu_memory_fraction()
     arguments = parser.parse(argv)
     files = [os.path.expanduser(file) for file in arguments.image_files]
-    today("facespace", "compare", "--model", arguments.model, *files)
+    say_equivalent("facespace", "compare", "--model", arguments.model, *files)
 
     import numpy as np
 
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
             kept.append(photo.path)
             crops.append(align(photo.pixels, max(photo.faces, key=lambda face: face.score), embedder.spec))
     if not kept:
-        raise DatasetError("there is no photo with a face among these")
+        raise DatasetError("no face was found in any of these photos")
     embeddings = embedder.embed(np.stack(crops))
     write_images(kept)
     write_line("")

@@ -1,4 +1,4 @@
-"""facespace facenet train_tripletloss: a network trained with triplets."""
+"""facespace facenet train_tripletloss: train with triplet loss."""
 
 from __future__ import annotations
 
@@ -6,32 +6,37 @@ from facespace.cli.legacy.arguments import Program
 from facespace.cli.shared.output import say
 from facespace.errors import RecipeError
 
-_MOST_IMAGES = 4  # of a person in a batch, in which triplets are chosen: 45 people with 40 are too many for any memory
+# Images of a person in a batch. The old program's 45 people with 40 images each do not fit into any GPU's memory as one batch.
+_MAX_IMAGES = 4
 
 
 def main(argv: list[str]) -> None:
-    """Train by the recipe that the flags come to; a rate of −1 in the schedule ends training here, too."""
-    parser = Program("facenet train_tripletloss", "Train with triplet loss.")
+    """Train with the recipe that the flags describe. A rate of −1 in the schedule ends training."""
+    parser = Program("facenet train_tripletloss", "Train a network with triplet loss.")
     from facespace.cli.legacy import trainers
     from facespace.formats.torch_files import require_torch
 
-    trainers.common_flags(parser)
+    trainers.common_flags(
+        parser, batch_size="Accepted and ignored: a batch has the given people with the given images of each."
+    )
     parser.flags(
-        ("--people_per_batch", 45, "People in a batch."),
-        ("--images_per_person", 40, f"Images of each; a batch has at most {_MOST_IMAGES}."),
-        ("--alpha", 0.2, "The margin."),
+        ("--people_per_batch", 45, "People per batch."),
+        ("--images_per_person", 40, f"Images per person in a batch; at most {_MAX_IMAGES} are used."),
+        ("--alpha", 0.2, "Margin of the triplet loss, in squared Euclidean distance."),
     )
     arguments = parser.parse(argv)
     require_torch("training")
     if arguments.people_per_batch < 2 or arguments.images_per_person < 2:
-        raise RecipeError("--people_per_batch and --images_per_person want at least 2, or there are no triplets")
-    each = min(arguments.images_per_person, _MOST_IMAGES)
+        raise RecipeError(
+            "--people_per_batch and --images_per_person must be at least 2, otherwise there are no triplets"
+        )
+    each = min(arguments.images_per_person, _MAX_IMAGES)
     batch = arguments.people_per_batch * each
     say(
-        f"a step is one batch of {arguments.people_per_batch} people with {each} images each ({batch} images), and its "
-        f"triplets are chosen among the very embeddings that learn from them; the old program embedded "
-        f"{arguments.people_per_batch * arguments.images_per_person} images first, and learnt from {arguments.batch_size} at "
-        "a time with triplets of weights gone by. --batch_size changes nothing"
+        f"each step trains on one batch of {arguments.people_per_batch} people with {each} images each ({batch} images), "
+        f"with triplets chosen from the batch's own embeddings; the old program chose them from "
+        f"{arguments.people_per_batch * arguments.images_per_person} images embedded with earlier weights, and trained on "
+        f"{arguments.batch_size} images at a time. --batch_size is ignored"
     )
     keys = trainers.common_keys(arguments, fixed=False)
     keys |= {

@@ -1,33 +1,36 @@
-"""facespace facenet validate_on_lfw: a model's figures on the pairs of LFW."""
+"""facespace facenet validate_on_lfw: a model measured on the pairs of LFW."""
 
 from __future__ import annotations
 
 from facespace.cli.legacy import lfw
-from facespace.cli.legacy.arguments import Program, today
+from facespace.cli.legacy.arguments import Program, say_equivalent
 from facespace.cli.legacy.models import load_model
 from facespace.cli.shared.output import progress_bar, say, write_line
 
 
 def main(argv: list[str]) -> None:
-    """Evaluate on aligned LFW by the protocol of 2018, pairs without a photo left out."""
+    """Evaluate on aligned LFW by the protocol of the 2018 program. Pairs with a missing photo are left out."""
     parser = Program("facenet validate_on_lfw", "Measure a model on the pairs of Labeled Faces in the Wild.")
     parser.add_argument("lfw_dir", help="A folder of aligned crops, NAME/NAME_0001.png.")
-    parser.add_argument("model", help="A .pb, the folder of a checkpoint, a model folder, or a model's name.")
-    parser.machine(lfw_batch_size=100, num_inter_threads=0, num_intra_threads=0)
-    parser.preprocessing("use_fixed_image_standardization", image_size=160)
-    parser.flags(
-        ("--lfw_pairs", lfw.DEFAULT_PAIRS, "The list of pairs."),
-        ("--lfw_nrof_folds", 10, "Folds of the cross-validation."),
-        ("--distance_metric", 0, "0: squared Euclidean distance, 1: angle."),
+    parser.add_argument("model", help="A .pb file, a checkpoint folder, a model folder, or a model name.")
+    parser.ignore_batch_size(lfw_batch_size=100)
+    parser.ignore(
+        "the number of threads follows from the available CPU cores", num_inter_threads=0, num_intra_threads=0
     )
-    parser.flag("--use_flipped_images", "Put the embedding of the mirror image behind that of the image.")
-    parser.flag("--subtract_mean", "Take off the mean embedding of the other folds.")
+    parser.ignore_preprocessing("use_fixed_image_standardization", image_size=160)
+    parser.flags(
+        ("--lfw_pairs", lfw.DEFAULT_PAIRS, "The list of pairs, as LFW's pairs.txt."),
+        ("--lfw_nrof_folds", 10, "Number of cross-validation folds."),
+        ("--distance_metric", 0, "0: squared Euclidean distance; 1: angle divided by pi."),
+    )
+    parser.flag("--use_flipped_images", "Concatenate the embeddings of the image and its mirror image.")
+    parser.flag("--subtract_mean", "Subtract the mean embedding of the other folds.")
     arguments = parser.parse(argv)
-    root, path = lfw.is_folder(arguments.lfw_dir), lfw.pairs_path(arguments.lfw_pairs)
-    distance = lfw.shown_distance(arguments.distance_metric)
+    root, path = lfw.checked_folder(arguments.lfw_dir), lfw.pairs_path(arguments.lfw_pairs)
+    distance = lfw.distance_name(arguments.distance_metric)
     options = ["--flip", "concat"] if arguments.use_flipped_images else []
     options += ["--subtract-mean"] if arguments.subtract_mean else []
-    today(
+    say_equivalent(
         "facespace", "verify", "lfw", root, "--pairs", path, "--aligned", "--allow-missing", *options,
         "--distance", distance, "--model", arguments.model,
     )  # fmt: skip
@@ -38,7 +41,7 @@ def main(argv: list[str]) -> None:
     pairs = lfw.read_pairs(path, arguments.lfw_nrof_folds)
     embedder = load_model(arguments.model)
     found = lfw.pair_set(root, path, pairs, embedder.spec)
-    if n_skipped := lfw.skipped(found):
+    if n_skipped := lfw.count_skipped(found):
         write_line(f"Skipped {n_skipped} image pairs")
     write_line("Running forward pass on LFW images")
     with progress_bar("embedding") as show:
@@ -54,7 +57,7 @@ def main(argv: list[str]) -> None:
         )
     result = evaluation.verification
     if evaluation.failed:
-        say(f"{len(evaluation.failed)} photos show no face that is found; their pairs count as errors")
+        say(f"no face was found in {len(evaluation.failed)} photos; their pairs count as errors")
     spread = "" if result.accuracy_std is None else f"+-{result.accuracy_std:.5f}"
     write_line(f"Accuracy: {result.accuracy:.5f}{spread}")
     rate = result.val["1e-3"]

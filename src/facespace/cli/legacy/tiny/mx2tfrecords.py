@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from facespace.cli.legacy.arguments import Program, today
+from facespace.cli.legacy.arguments import Program, say_equivalent
 from facespace.cli.shared.output import write_line
 from facespace.errors import DatasetError
 from facespace.io.text import plain_text
@@ -22,18 +22,22 @@ _EVERY = 10_000
 
 
 def main(argv: list[str]) -> None:
-    """Write DIR/tran.tfrecords, images unchanged to the byte, and read it back."""
-    parser = Program("tiny mx2tfrecords", "train.rec and train.idx to DIR/tran.tfrecords.")
+    """Write DIR/tran.tfrecords with the image files unchanged, and read it back to check it."""
+    parser = Program("tiny mx2tfrecords", "Convert train.rec and train.idx to DIR/tran.tfrecords.")
     parser.flags(
-        ("--bin_path", "/data/ChuyuanXiong/up/face/faces_emore/train.rec", "The .rec file."),
+        ("--bin_path", "/data/ChuyuanXiong/up/face/faces_emore/train.rec", "The .rec file to read."),
         ("--idx_path", "/data/ChuyuanXiong/up/face/faces_emore/train.idx", "Its .idx file."),
-        ("--tfrecords_file_path", "/data/ChuyuanXiong/up/face/tfrecords", "The folder to make; it must be empty."),
+        (
+            "--tfrecords_file_path",
+            "/data/ChuyuanXiong/up/face/tfrecords",
+            "The folder to write to; it must be empty or not exist.",
+        ),
     )
     arguments = parser.parse(argv)
     rec, idx, out = (
         Path(given).expanduser() for given in (arguments.bin_path, arguments.idx_path, arguments.tfrecords_file_path)
     )
-    today("facespace", "dataset", "convert", rec, out, "--to", "tfrecord")
+    say_equivalent("facespace", "dataset", "convert", rec, out, "--to", "tfrecord")
     for path in (rec, idx):
         if not path.is_file():
             raise DatasetError(f"{plain_text(str(path))}: no such file")
@@ -45,7 +49,7 @@ def main(argv: list[str]) -> None:
 
     def show(done: int, total: int) -> None:
         nonlocal shown
-        copied = min(done, total // 2)  # the other half is reading back
+        copied = min(done, total // 2)  # the second half is reading back
         while shown + _EVERY <= copied:
             shown += _EVERY
             write_line(f"{shown} num image processed")
@@ -58,7 +62,7 @@ def main(argv: list[str]) -> None:
 
 @contextmanager
 def _opened(rec: Path, idx: Path) -> Iterator[Path | LabelledImages]:
-    """The file itself, or, with an index that does not lie beside it under its name, both as if it did."""
+    """Open the .rec file. If its index has another name or folder, link both into a temporary folder first."""
     if os.path.realpath(rec.with_suffix(".idx")) == os.path.realpath(idx):
         yield rec
         return

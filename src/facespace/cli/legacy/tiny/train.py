@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from facespace.cli.legacy.arguments import Program, today
+from facespace.cli.legacy.arguments import Program, say_equivalent
 from facespace.cli.shared.output import say, write_line
 from facespace.errors import RecipeError
 from facespace.io.text import plain_text
@@ -19,18 +19,21 @@ _DROPS = (40_000, 60_000, 80_000)  # of the rate, in steps of 512 images
 
 
 def main(argv: list[str]) -> None:
-    """Train by the recipe that the flags come to; the rate drops where it was meant to, not at half of that."""
+    """Train with the recipe that the flags describe. The learning rate drops at the intended steps; see `_steps`."""
     parser = Program("tiny train", "Train ResNet-50 with ArcFace (margin 0.5, scale 64).")
-    parser.add_argument("--tfrecords", required=True, help="tran.tfrecords, or any dataset.")
+    parser.add_argument("--tfrecords", required=True, help="tran.tfrecords, or a dataset in any supported format.")
     parser.flags(
-        ("--batch_size", 64, "Images a step."),
-        ("--num_classes", 85742, "People; the file itself says how many there are."),
-        ("--epoch", 10_000, "Passes over the data."),
+        ("--batch_size", 64, "Images per batch."),
+        ("--num_classes", 85742, "Number of people; the number in the file is used if it differs."),
+        ("--epoch", 10_000, "Number of passes over the data."),
     )
     parser.add_argument(
-        "--lr", nargs="+", default=[str(RATES)], help="Four rates, as a list; blanks in it need no quotes."
+        "--lr",
+        nargs="+",
+        default=[str(RATES)],
+        help="Four learning rates as a list, which may contain spaces without quotes.",
     )
-    parser.add_argument("--ckpt_save_dir", required=True, help="The run's folder.")
+    parser.add_argument("--ckpt_save_dir", required=True, help="The folder of the run.")
     arguments = parser.parse(argv)
     rates = rates_of(arguments.lr)
 
@@ -45,11 +48,9 @@ def main(argv: list[str]) -> None:
     images = open_dataset(data)
     n_people = len(set(images.labels.tolist()))
     if n_people != arguments.num_classes:
-        say(
-            f"--num_classes {arguments.num_classes}: {plain_text(data)} has images of {n_people} people, who are trained"
-        )
+        say(f"--num_classes {arguments.num_classes}: ignored because {plain_text(data)} contains {n_people} people")
     if arguments.batch_size < 2 or arguments.epoch < 1:
-        raise RecipeError("--batch_size wants at least 2 and --epoch at least 1")
+        raise RecipeError("--batch_size must be at least 2 and --epoch at least 1")
     keys = {
         "data": data,
         "backbone": NETWORK,
@@ -64,7 +65,7 @@ def main(argv: list[str]) -> None:
         "losses": [{"name": "arcface", "margin": 0.5, "scale": 64.0}],
     }
     recipe = as_recipe(keys, "tiny train")
-    today(*command_of(recipe, run))
+    say_equivalent(*command_of(recipe, run))
     write_line("-------------Training Args-----------------")
     for name in ("tfrecords", "batch_size", "num_classes", "ckpt_save_dir"):
         write_line(f"--{name:<18}:   {plain_text(str(getattr(arguments, name)))}")
@@ -74,7 +75,7 @@ def main(argv: list[str]) -> None:
 
 
 def rates_of(words: list[str]) -> list[float]:
-    """The learning rates in a list as it is typed, which a shell may have parted; one stands for all four.
+    """Parse a list of four learning rates, which a shell may have split at spaces. One rate is used four times.
 
     >>> rates_of(["[0.001,", "0.0005,", "0.0003,", "0.0001]"]), rates_of(["0.1"])
     ([0.001, 0.0005, 0.0003, 0.0001], [0.1, 0.1, 0.1, 0.1])
@@ -85,15 +86,15 @@ def rates_of(words: list[str]) -> list[float]:
     except ValueError:
         rates = []
     if len(rates) not in (1, len(RATES)) or not all(0 < rate < float("inf") for rate in rates):
-        raise RecipeError(f"--lr wants {len(RATES)} numbers above 0, such as {RATES}; got {' '.join(words)}")
+        raise RecipeError(f"--lr must be {len(RATES)} numbers above 0, such as {RATES}, got {' '.join(words)}")
     return rates * len(RATES) if len(rates) == 1 else rates
 
 
 def _steps(n_steps: int, batch_size: int, rates: list[float]) -> dict[str, Any]:
-    """Epochs of 100 steps, after each of which the state is saved, and the table of rates in them.
+    """Return the recipe's keys for epochs of 100 steps, after each of which a checkpoint is saved, and the schedule.
 
-    The rate drops after 40,000, 60,000 and 80,000 steps of 512 images. The old program counted every step twice, so
-    there it dropped at half of that.
+    The rate drops after 40,000, 60,000 and 80,000 steps of 512 images. The old program counted every step twice, so its
+    rate dropped after half as many.
     """
     each = min(_EVERY, n_steps)
     factor = max(512 // batch_size, 1)
