@@ -234,7 +234,7 @@ def _is_scaled(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def _fitting(tensors: Mapping[str, Tensor]) -> str:
-    """Return the network that has these weights, with no surplus entry in its modules; empty if there is none."""
+    """Return the network that has these weights, with no surplus entry in its modules; empty if no network has them."""
     if _FACENET_PYTORCH[0] in tensors:
         return "inception-resnet-v1"
     names = _names(tensors)

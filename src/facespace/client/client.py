@@ -258,7 +258,7 @@ class Client:
         return read_person(self._ask(self._calls.read(path_of(person))))
 
     def person_called(self, name: str) -> Person:
-        """Return the person with that name. Raises `UnknownPerson` if there is none."""
+        """Return the person with that name. Raises `UnknownPerson` if no person has it."""
         name = clean_name(name)
         for person in self.people(search=name):
             if person.name == name:

@@ -179,7 +179,7 @@ def pair_threshold_for(calibration: Calibration, n: int) -> float:
     """Return the cosine that two faces among `n` must reach to be a group of two, which no third face supports.
 
     It is the similarity at the false match rate f with n · f = 0.01. For 543 faces of 17 group photos, `threshold_for`
-    joined eight pairs of different people, all of them groups of two; with this threshold there are none.
+    joined eight pairs of different people, all of them groups of two; with this threshold, no such groups are left.
     """
     return calibration.random_threshold(min(_FALSE_PAIRS_OF_TWO / max(n, 1), 0.5), quality=1.0)
 

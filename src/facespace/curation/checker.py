@@ -42,7 +42,7 @@ class Labels:
     """How well N images fit their labels, with P identities.
 
     `own` (N,) is the similarity to the centre of the image's own identity without the image, NaN if it has no other image.
-    `other` (N,) and `nearest` (N,) are the similarity and the label of the nearest other centre (−1 if there is none).
+    `other` (N,) and `nearest` (N,) are the similarity and the label of the nearest other centre (−1 if no other centre exists).
     `far` and `closer` (N,) are the two reasons to suspect a label. `centres` (P,D) are unit vectors of `counts` (P,)
     pictures each, zero for an identity without images. `same_people` lists pairs of identities with similar centres and
     their similarity. `median`, `spread`, `stranger_mean` and `stranger_spread` are explained in `wrong_labels`.

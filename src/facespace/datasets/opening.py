@@ -66,7 +66,7 @@ def open_dataset(source: Source | Sequence[Source]) -> LabelledImages:
 
 
 def paths_of(source: Source | Sequence[Source]) -> list[str]:
-    """Return the paths that `open_dataset` opens for `source`; raises `DatasetError` if there are none."""
+    """Return the paths that `open_dataset` opens for `source`; raises `DatasetError` if it has no such path."""
     sources = [source] if isinstance(source, (str, os.PathLike)) else list(source)
     paths = [path for one in sources for path in _parted(os.fspath(one))]
     if not paths:
@@ -124,7 +124,7 @@ def _folder_kind(path: str) -> str | None:
 
 
 def _instead(path: str) -> str:
-    """Return a hint for a folder that is not a dataset; an empty string if there is none."""
+    """Return a hint for a folder that is not a dataset; an empty string if no hint applies."""
     if not os.path.isdir(path):
         return ""
     for file in visible_names(path, folders=False):

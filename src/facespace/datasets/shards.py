@@ -55,7 +55,7 @@ def is_pattern(path: str) -> bool:
 
 
 def matching(path: str) -> tuple[str, ...]:
-    """Return the files that match a pattern, in natural order; raises `DatasetError` if there are none."""
+    """Return the files that match a pattern, in natural order; raises `DatasetError` if no file matches."""
     folder, pattern = os.path.split(path)
     names = [name for name in _listed(folder or os.curdir) if fnmatch.fnmatchcase(name, pattern)]
     files = [file for name in sorted(names, key=_natural) if not os.path.isdir(file := os.path.join(folder, name))]

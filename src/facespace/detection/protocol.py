@@ -24,7 +24,7 @@ class Detector(Protocol):
         """The runtime that computes the networks: `openvino`, `onnxruntime`, …"""
 
     def detect(self, image: Source) -> list[Face]:
-        """Return the faces of one image; an empty list if there are none.
+        """Return the faces of one image; an empty list if it shows no face.
 
         Raises `ImageError` for an image that cannot be read, and `TypeError` for anything that is not an image.
         """

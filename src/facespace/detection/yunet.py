@@ -159,7 +159,7 @@ class YuNet:
         ), ()
 
     def detect(self, image: Source) -> list[Face]:
-        """Return the faces of one image, best score first; an empty list if there are none.
+        """Return the faces of one image, best score first; an empty list if it shows no face.
 
         The image is (H,W,3) uint8 RGB, or anything else that `facespace.read` takes: a path, a PIL image, a gray array.
         Raises `ImageError`, `TypeError` and `ValueError` as `io.image.as_rgb` does.

@@ -302,7 +302,7 @@ def _pairs(block: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _varint(data: bytes, place: int) -> tuple[int, int]:
-    """Return the number at `place` and the position after it; raises `ValueError` if there is none."""
+    """Return the number at `place` and the position after it; raises `ValueError` if no number is there."""
     number, after = read_varint(data, place, len(data))
     if after < 0:
         raise ValueError("a number is cut short or too long")

@@ -74,7 +74,7 @@ def _folded_biases(graph: Graph, source: str) -> dict[str, npt.NDArray[Any]]:
 
 
 def _constant_behind(graph: Graph, name: str, source: str) -> str | None:
-    """Return the Const node behind a chain of Identity nodes; None if there is none."""
+    """Return the Const node behind a chain of Identity nodes; None if the chain does not end in a Const."""
     for _ in range(8):
         node = graph[name]
         if node.op == "Const":

@@ -114,7 +114,7 @@ def _with_crops(
 
 
 def _crop_of(photo: PhotoRecord, size: int) -> npt.NDArray[np.uint8]:
-    """Return the crop of a photo; raise `ValueError` with the reason if there is none."""
+    """Return the crop of a photo; raise `ValueError` with the reason if it has no crop."""
     if photo.entry.crop is None:
         raise ValueError("no crop is stored")
     try:

@@ -100,7 +100,7 @@ def named_in_errors(target: Path) -> Iterator[None]:
 
 
 def remedy(error: OSError) -> str:
-    """Return advice for an error of the file system, to append to its message; empty if there is none.
+    """Return advice for an error of the file system, to append to its message; empty if no advice applies.
 
     >>> remedy(OSError(errno.ENOSPC, "No space left on device"))
     '; make room and start the same command again'

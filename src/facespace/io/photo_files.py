@@ -40,7 +40,7 @@ class PhotoFiles:
         return False
 
     def left_out(self) -> str:
-        """Return one line about the files left out so far; empty if there are none."""
+        """Return one line about the files left out so far; empty if no file was left out."""
         parts = []
         if n := self._counts[Kind.VIDEO]:
             names = f"{self._some(Kind.VIDEO)}; give videos to identify by path"

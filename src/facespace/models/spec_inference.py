@@ -21,7 +21,7 @@ SpecAndReason = tuple[InputSpec, str]  # a spec, and where it comes from, in wor
 
 
 def explicit_spec(path: Path, spec: InputSpec | None) -> SpecAndReason | None:
-    """Return `spec` if given, else the spec in the JSON file next to the model, and the reason; None if there is none."""
+    """Return `spec` if given, else the spec in the JSON file next to the model, and the reason; None if neither exists."""
     if spec is not None:
         return spec, "as given"
     found = read_spec_of(path)

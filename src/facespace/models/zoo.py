@@ -179,7 +179,7 @@ MODELS: dict[str, ModelCard] = {card.name: card for card in _CARDS}
 
 
 def find_card(name: str) -> ModelCard | None:
-    """Return the model of a name, also of a name on old web pages; None if there is none.
+    """Return the model of a name, also of a name on old web pages; None if no model has it.
 
     Old pages call FaceNet's models by the time of their training or by their files, facenet-pytorch's by their dataset.
 

@@ -123,7 +123,7 @@ def read_people(
 
 
 def _read_crops(paths: list[str], embedder: Embedder, prepared: Counter[str]) -> Iterator[Embeddings | str]:
-    """Yield the embedding (D,) of each file, or the reason why there is none."""
+    """Yield the embedding (D,) of each file, or the reason why it is missing."""
     waiting: list[image.RGB | str] = []
 
     def embedded() -> Iterator[Embeddings | str]:
@@ -154,7 +154,7 @@ def _decode(path: str) -> image.RGB | str:
 
 
 def _read_photos(paths: list[str], embedder: Embedder, detector: Detector) -> Iterator[Embeddings | str]:
-    """Yield the embedding (D,) of the largest face of each photo, or the reason why there is none."""
+    """Yield the embedding (D,) of the largest face of each photo, or the reason why it is missing."""
     for photo in process(paths, detector, embedder, largest=True):
         yield photo.error or (photo.embeddings[0] if photo.faces else "no face found")
 

@@ -39,7 +39,7 @@ class CrossSite:
 
 
 def check_origin(settings: Settings, method: str, path: str, headers: Headers) -> Problem | None:
-    """Return the problem with a request's Host, Origin and Sec-Fetch-Site, or None if there is none.
+    """Return the problem with a request's Host, Origin and Sec-Fetch-Site, or None if the request may pass.
 
     >>> settings = Settings("people.gallery")
     >>> check_origin(settings, "GET", "/", Headers({"host": "localhost:8000"})) is None

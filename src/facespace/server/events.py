@@ -91,7 +91,7 @@ class EventFilter:
 
 
 def checked_kinds(kinds: Iterable[str]) -> tuple[str, ...] | None:
-    """Return kinds of events without repeats, or None if there are none. Raise `ValueError` for an unknown kind.
+    """Return kinds of events without repeats, or None if no kind is given. Raise `ValueError` for an unknown kind.
 
     >>> checked_kinds(["removed", "known", "known"])
     ('removed', 'known')

@@ -65,7 +65,7 @@ class PersonOfFace(Answer):
 
     id: str
     name: str
-    external_id: str = Field(description="The person's id in another system; empty if there is none.")
+    external_id: str = Field(description="The person's id in another system; empty if not set.")
 
 
 class Unknown(Answer):

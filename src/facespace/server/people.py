@@ -48,7 +48,7 @@ class Person(BaseModel):
 
     id: str
     name: str
-    external_id: str = Field(description="The person's id in another system; empty if there is none.")
+    external_id: str = Field(description="The person's id in another system; empty if not set.")
     metadata: dict[str, Any]
     templates: str = Field(
         description="Whether faces are compared with the `mean` or the `best` of the photos; empty for the collection's choice."

@@ -128,7 +128,7 @@ def turned(pixels: RGB, matrix: tuple[int, int, int, int]) -> RGB:
 
 
 def _display_matrix(frame: VideoFrame) -> tuple[int, int, int, int]:
-    """Return (a, b, c, d) of the frame's display matrix, or the identity if there is none."""
+    """Return (a, b, c, d) of the frame's display matrix, or the identity if it has no matrix."""
     data: Any = frame.side_data.get("DISPLAYMATRIX")
     if data is None or data.buffer_size < 36:
         return 1, 0, 0, 1

@@ -175,7 +175,7 @@ class Tracker:
         return matches
 
     def _sighting(self, face: _Seen, track: Track | None, similarity: float) -> Sighting:
-        """Add the face to the track, or to a new one if there is none."""
+        """Add the face to the track, or start a new track with it."""
         if track is None:
             track = self._begin(face)
         elif similarity < self.min_similarity:

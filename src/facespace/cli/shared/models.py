@@ -80,6 +80,6 @@ def model_of_crops(folder: Path, *, aligned: bool = False) -> str:
 
 
 def name_in(held: Any) -> str:
-    """Return the model name in a record of `embedding.compatibility.model_of`; empty if there is none."""
+    """Return the model name in a record of `embedding.compatibility.model_of`; empty if it has no name."""
     name = held.get("model") if isinstance(held, dict) else None
     return name if isinstance(name, str) else ""

@@ -133,7 +133,7 @@ class MTCNN:
         return functools.partial(_created_again, kind, **options, device=self._device), ()
 
     def detect(self, image: Source) -> list[Face]:
-        """Return the faces of one image; an empty list if there are none.
+        """Return the faces of one image; an empty list if it shows no face.
 
         The image is (H,W,3) uint8 RGB, or anything else that `facespace.read` takes: a path, a PIL image, a gray array.
         Raises `ImageError`, `TypeError` and `ValueError` as `io.image.as_rgb` does.

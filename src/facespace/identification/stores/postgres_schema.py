@@ -28,7 +28,7 @@ _LOCK = 0x66616365  # "face": the advisory lock for creating or changing tables
 
 
 def check(cursor: Cursor, address: Address) -> int:
-    """Check the server and its tables; return their version, 0 if there are none yet.
+    """Check the server and its tables; return their version, 0 if there are no tables yet.
 
     Afterwards the search path contains the gallery's schema. Raise `GalleryError` if the server is too old, or has tables
     of another program or of a newer facespace.

@@ -235,7 +235,7 @@ class SQLiteStore(SqlStore):
             self._index = None
 
     def problems(self) -> list[str]:
-        """Return the problems of the file, found by reading all of it; an empty list if there are none."""
+        """Return the problems of the file, found by reading all of it; an empty list if it is intact."""
         with self._read() as cursor:
             lines = [self._text(row[0]) for row in cursor.rows("PRAGMA integrity_check(10)")]
             found = [] if lines == ["ok"] else lines

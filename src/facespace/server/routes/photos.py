@@ -139,7 +139,7 @@ async def get_crop(
 
 
 def png_response(request: Request, crop: tuple[str, bytes] | None) -> Response:
-    """Return a stored crop (its digest and bytes). Raise `Problem` 404 if there is none, or it is not a PNG."""
+    """Return a stored crop (its digest and bytes). Raise `Problem` 404 if it is missing or not a PNG."""
     if crop is None or not crop[1].startswith(PNG):
         raise Problem(404, "no_such_photo", "there is no such photo, or no crop of it was kept")
     digest, data = crop
