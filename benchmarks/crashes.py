@@ -1,11 +1,11 @@
-"""Commands killed at random moments and started again, against undisturbed runs: enroll, align, train, ...
+"""Commands killed at random moments and started again, compared with undisturbed runs: enroll, align, train, ...
 
 usage: crashes.py [COMMAND ...] [--shared FOLDER] [--kills N] [--seed S]
-Half of the kills (SIGKILL, the whole process group) come while a command works, the other half after its last files
-have begun to take their places. After each kill everything that has its final name must be whole; the same command is
-then started again, must end well, leave no unfinished file behind, and have made what the undisturbed run made: the
-same bytes where the command promises them (align, train, dataset convert), else the same people, groups and vectors.
-`cluster` is killed in two steps: with some photos, and again when others were added.
+Half of the kills (SIGKILL, the whole process group) come while a command works, the other half after it has begun to move
+its last files into place. After each kill, every file with its final name must be complete. The same command is
+then started again, must succeed, leave no unfinished file behind, and give the result of the undisturbed run: the
+same bytes if the command guarantees them (align, train, dataset convert), otherwise the same people, groups and vectors.
+`cluster` is killed in two steps: with some photos, and again after others were added.
 """
 
 from __future__ import annotations
@@ -357,7 +357,9 @@ def cases(shared: Path, raw: Path) -> list[Case]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     beside = Path(os.environ.get("FACESPACE_SHARED", "../shared"))
-    parser.add_argument("commands", nargs="*", metavar="COMMAND", help="the beginning of a command's name; default all")
+    parser.add_argument(
+        "commands", nargs="*", metavar="COMMAND", help="beginning of a command's name (default: all commands)"
+    )
     parser.add_argument("--shared", type=Path, default=beside)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)

@@ -1,7 +1,7 @@
-"""The formats of datasets against the programs they come from: files written here read there, and theirs read here.
+"""Dataset formats exchanged with the programs they come from: files written here are read there, and the reverse.
 
 usage: formats_real.py --peer PYTHON [--shared FOLDER]    PYTHON has tensorflow, webdataset, datasets and pillow
-The 1,293 images of the shared records; a digest is SHA-256 over labels and image bytes in order.
+The data are the 1,293 images of the shared records; a digest is SHA-256 over labels and image bytes in order.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A peer's process that stays warm: requests to it, answers from it, and what is wrong when none come."""
+"""A peer's process that stays warm: sends requests, reads answers, and reports why an answer does not come."""
 
 from __future__ import annotations
 

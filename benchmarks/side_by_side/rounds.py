@@ -1,4 +1,4 @@
-"""Peers take turns at a row of the table: ours, theirs, ours, theirs; medians, spread and ratios of what they took."""
+"""Peers alternate at a row of the table: ours, theirs, ours, theirs; medians, spread and ratios of their results."""
 
 from __future__ import annotations
 
