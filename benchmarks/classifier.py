@@ -28,7 +28,7 @@ from facespace.identification.classifier_methods import METHODS
 def facespace(*arguments: object) -> str:
     command = [sys.executable, "-m", "facespace", *map(str, arguments)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode not in (0, 1):  # 1: photos without a face, which are told
+    if done.returncode not in (0, 1):  # 1: some photos have no face, which is reported
         raise SystemExit(f"{command}: {done.returncode}")
     return done.stdout
 

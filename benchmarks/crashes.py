@@ -96,7 +96,9 @@ def check_gallery(folder: Path, reference: Path) -> None:
         return
     SQLiteStore(path, create=True).close()  # a file without tables is taken for none
     rows, wanted = gallery_rows(path), gallery_rows(reference / "people.gallery")
-    assert all(same(value, wanted.get(key)) for key, value in rows.items()), "the gallery holds what is in no photo"
+    assert all(same(value, wanted.get(key)) for key, value in rows.items()), (
+        "the gallery contains a row that no photo has"
+    )
 
 
 def check_crops(folder: Path, reference: Path) -> None:
@@ -260,7 +262,7 @@ def crash(case: Case, folder: Path, n_kills: int, chance: random.Random) -> bool
             finish(case.steps[step], work)
             n_identical += (ended := same(case.result(work), case.result(references[step][2])))
             assert ended, "the result is another one"
-        except Exception as error:  # of whatever reads the files
+        except Exception as error:  # any error of the reader
             problems.append(f"kill {number + 1} ({'late' if late else 'early'}): {type(error).__name__}: {error}")
             shutil.copytree(references[step][2], work, symlinks=True, dirs_exist_ok=True)
         if left := unfinished(work):

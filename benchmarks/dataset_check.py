@@ -51,7 +51,7 @@ def brighter(picture: Image.Image, random: random.Random) -> Image.Image:
 
 
 def moved(picture: Image.Image, random: random.Random) -> Image.Image:
-    """Cropped anew: every border up to 3 % further in or out."""
+    """Crop again, with every border moved by up to 3 %."""
     box = [edge + random.uniform(-0.03, 0.03) * picture.width for edge in (6, 6, 176, 176)]
     return picture.transform(picture.size, Image.Transform.EXTENT, tuple(box), Image.Resampling.BILINEAR)
 

@@ -29,7 +29,7 @@ SURE_AT_ONCE = module._CERTAIN
 
 
 def matched(wanted: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """Which of the wanted boxes (N,4) have a found one (M,4) of their own, the largest overlaps first."""
+    """Return which of the expected boxes (N,4) match a found one (M,4); each matches once, the largest overlaps first."""
     has = np.zeros(len(wanted), bool)
     if not len(wanted) or not len(found):
         return has

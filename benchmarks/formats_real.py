@@ -64,7 +64,7 @@ def main() -> None:
             images = open_dataset(path)
             n_files = len(list(path.iterdir())) if path.is_dir() else 1
             line = f"  {path.name} ({type(images).__name__}, {n_files} files): {len(images)} images"
-            if path.suffix == ".tar":  # encoded anew, without loss
+            if path.suffix == ".tar":  # re-encoded without loss
                 same = all(np.array_equal(images.read(k), source.read(k)) for k in range(len(images)))
                 same &= np.array_equal(images.labels, source.labels[: len(images)])
                 print(f"{line}, same labels and pixels: {same}; name of label 3: {images.names[3]!r}")

@@ -177,7 +177,7 @@ def check_files(folder: Path, case: Case, before: dict[str, bytes]) -> Iterator[
             continue
         try:
             WHOLE.get(Path(name).suffix, bool)(folder / name)
-        except Exception as error:  # of whatever reads the file
+        except Exception as error:  # any error of the reader
             yield f"{name} is not whole ({len(data)} bytes: {type(error).__name__})"
     for name in unfinished(folder):
         if not any(name.startswith(kept) for kept in case.kept):

@@ -96,7 +96,7 @@ def expected(lines: list[dict[str, object]], writer: int) -> dict[str, int]:
 
 
 def check(path: Path, notes: list[list[dict[str, object]]]) -> tuple[int, int]:
-    """(people lost or wrong, people nobody wrote down); and whether the file is whole, by an AssertionError."""
+    """Return (people lost or wrong, people not recorded by a writer); raise AssertionError if the file is damaged."""
     store = SQLiteStore(path)
     with store._read() as cursor:
         assert cursor.rows("PRAGMA integrity_check") == [("ok",)]

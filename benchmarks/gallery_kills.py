@@ -130,7 +130,9 @@ def kill_changes(kind: str, whole: Path, folder: Path, rng: random.Random) -> st
     assert process.stdout.readline() == "ready\n"
     wait = rng.uniform(0, LONGEST)
     end = time.monotonic() + wait
-    while (left := end - time.monotonic()) > 0:  # the pipe is not read: it holds more than is told in this time
+    while (
+        left := end - time.monotonic()
+    ) > 0:  # the pipe is not read: its buffer is larger than what is reported in this time
         select.select([], [], [], left)
     process.kill()
     told = process.stdout.read().split()

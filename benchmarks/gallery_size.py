@@ -88,7 +88,7 @@ class Table:
 
 def measure_changes(table: Table, gallery: facespace.Gallery, n_people: int, dimension: int) -> None:
     vectors, store = drawn_vectors(dimension, 9), gallery.store
-    new = 10**7  # a number nobody has
+    new = 10**7  # a number that is not in use
     calls: dict[str, Callable[[int], object]] = {
         "add": lambda n: store.add(name_of(new + n), entry(vectors(n, 1)[0])),
         "rename": lambda n: gallery.rename(name_of(new + n), name_of(2 * new + n)),

@@ -56,7 +56,7 @@ def main() -> None:
             [sys.executable, "-m", "facespace", "enroll", "--gallery", gallery, "--folder", people],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            check=False,  # a few portraits show nobody
+            check=False,  # a few portraits have no face
         )
         print(f"{'command':10}{'photo':26}{'photos':>8}{'peak MB':>10}{'seconds':>10}", flush=True)
         for command in args.commands:

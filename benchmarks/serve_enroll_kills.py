@@ -164,7 +164,7 @@ def main() -> None:
     print(processor())
     print(
         f"{n_rounds} rounds of {given.photos} photos, {given.workers} worker{'s' if given.workers > 1 else ''}: the command killed "
-        f"{n_command} times, the service {n_service} times; every photo is there once, nothing that was told is lost"
+        f"{n_command} times, the service {n_service} times; every photo is there once, no reported photo is lost"
     )
 
 

@@ -31,7 +31,7 @@ GRACE = 30.0  # seconds that the clients may still take afterwards
 async def enrolled_until_killed(
     server: Served, photos: Iterator[Path], kill, wait: float
 ) -> tuple[list[str], list[str]]:
-    """(names acknowledged, answers that are none of a service): `kill` is called after `wait` seconds of enrolments."""
+    """Return (acknowledged names, invalid answers); `kill` is called after `wait` seconds of enrolments."""
     acknowledged: list[str] = []
     strange: list[str] = []
     first, over = asyncio.Event(), asyncio.Event()

@@ -60,7 +60,7 @@ class Enrolling(threading.Thread):
             elif answer.status in (200, 201):
                 if answer.json["added"]:
                     self.acknowledged.append(answer.json["person"]["name"])
-            elif answer.status != 422 and len(self.strange) < 3:  # 422: nobody in this photo could be enrolled
+            elif answer.status != 422 and len(self.strange) < 3:  # 422: no face in this photo could be enrolled
                 self.strange.append(f"{answer.status}: {answer.body[:300]!r}")
             await asyncio.sleep(0.02)
         connection.close()
