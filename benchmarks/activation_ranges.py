@@ -1,9 +1,9 @@
-"""Measures what `facespace.runtime.quantization` needs of a model, and writes it as a table.
+"""Measure the tables that `facespace.runtime.quantization` needs for a model.
 
-A convolution's range is the largest value that goes into it, over crops of ../shared/data/train_182 (CelebA). Each is
-then computed in integers alone, and what that costs, 1 − cosine to float32 on average over other crops, is set against
-the multiplications it saves: above `WORTH` for a million of them it keeps its floats. The last lines are of crops that
-had no part in either.
+A convolution's range is the largest input value over crops of ../shared/data/train_182 (CelebA). Each convolution is
+then computed in integers alone, and its loss (1 − cosine to float32, averaged over other crops) is compared with
+the multiplications it saves: if the loss per million of them exceeds `WORTH`, the convolution stays in floating point. The last
+lines are measured on crops that were used for neither step.
 
     python benchmarks/activation_ranges.py --output src/facespace/runtime/activation_ranges/casia-webface.json
 """

@@ -1,7 +1,7 @@
-"""Open-set recognition on the album: enrol six photos of each known person, probe with the rest and with strangers.
+"""Open-set recognition on the album: enroll six photos of each known person, identify the other photos and strangers.
 
-Detection is our own. In a photo with several faces the largest is taken, as the album shows one person a photo; a
-photo without a face counts as not named. The thresholds were measured on other people (LFW view 1).
+Faces are found by facespace's detector. If a photo has several faces, the largest is used, because the album shows one person per
+photo; a photo without a face counts as not named. The thresholds were measured on other people (LFW view 1).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The whole way from files to names beside its stages: how much of their own speed is left when they run together.
+"""The whole way from files to names compared with its stages: how much of their speed remains when they run together.
 
-Stages are measured alone, each at its best on the same photos, on all cores: decoding in as many threads as there are cores,
+Stages are measured alone, at their fastest on the same photos, on all cores: decoding in as many threads as there are cores,
 detecting all photos in one call, cutting crops and rating their quality in threads, embedding all crops in one call,
 identifying. If nothing is lost between them, a photo takes the sum of their times. Rounds alternate: stages, whole.
 """

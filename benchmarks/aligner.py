@@ -1,8 +1,8 @@
-"""The aligner on LFW view 1 beside facenet-pytorch on the same cores: ours, theirs, ours, theirs; crops written by both.
+"""The aligner on LFW view 1 compared with facenet-pytorch on the same cores, in alternating rounds; both write crops.
 
-Theirs is peers/facenet_pytorch.py. Ours is the command
-`facespace align` from its start to its end on all photos; theirs, started and warmed up before its clock runs, aligns
-every tenth photo, and the better of one by one and batches of 16 counts. Processor time is the command's.
+facenet-pytorch is peers/facenet_pytorch.py. facespace is measured as the whole command `facespace align` on all photos.
+facenet-pytorch is started and warmed up before its clock runs and aligns every tenth photo; the better of single photos and
+batches of 16 counts. Processor time is the command's.
 """
 
 from __future__ import annotations

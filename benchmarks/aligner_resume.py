@@ -1,4 +1,4 @@
-"""The aligner killed at ten random moments, and four of it at once, beside one undisturbed run: every byte compared."""
+"""The aligner killed at ten random moments, and four aligners at once, compared byte by byte with one undisturbed run."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
-"""This project and its peers side by side on the same cores: a table, and benchmarks/results/bench.json.
+"""This project and its peers compared on the same cores: a table, and benchmarks/results/bench.json.
 
-Each peer is one file in `peers/` and runs in an environment of its own, which this command makes in BENCH_HOME (by default
-`.bench` in the clone) the first time. All processes stay warm while rounds alternate: ours, theirs, ours, theirs. Values are
-medians; their spread is the lowest and the highest round, and a ratio is that of the medians. What peers say of the pairs and
-the album's photos is kept there too and not asked again while their versions are the same. Photos are decoded before
-the clock of detection starts. Peers run with their own defaults. What a peer cannot do is a dash.
+Each peer is one file in `peers/` and runs in its own environment, which this command creates the first time in BENCH_HOME (by
+default `.bench` in the clone). All processes stay warm while rounds alternate: ours, theirs, ours, theirs. Values are
+medians with the lowest and highest round; a ratio is that of the medians. The peers' answers on pairs and on the album's photos are
+stored in BENCH_HOME too and reused while their versions are the same. Photos are decoded before the clock of
+detection starts. Peers run with their own defaults. A dash means that the peer does not support the row.
 
-A peer that cannot be installed, that stops or answers nonsense is left out, the others are finished, and the exit code is 1.
-Peers whose weights no package carries take part when PEER_MODELS=DIR says where they are; see their files.
+A peer that cannot be installed, stops or gives invalid answers is left out, the others are finished, and the exit code is 1.
+Peers whose weights are not in a package take part if PEER_MODELS=DIR contains them; see their files.
 """
 
 from __future__ import annotations
@@ -220,13 +220,17 @@ def main(arguments: Sequence[str] | None = None, folder: Path = PEERS) -> int:
     described = all_peers(folder)
     without_files = [name for name, peer in described.items() if not peer.models or os.environ.get("PEER_MODELS")]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shared", type=Path, default=Path("../shared"), help="the folder with data/")
-    parser.add_argument("--peers", default=",".join(without_files), help=f"some of {', '.join(described)}")
-    parser.add_argument("--rows", default=",".join(GROUPS), help=f"some of {', '.join(GROUPS)}")
+    parser.add_argument("--shared", type=Path, default=Path("../shared"), help="folder that contains data/")
+    parser.add_argument(
+        "--peers", default=",".join(without_files), help=f"comma-separated peers: {', '.join(described)}"
+    )
+    parser.add_argument("--rows", default=",".join(GROUPS), help=f"comma-separated rows: {', '.join(GROUPS)}")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=4.0, help="a peer takes no further turn at a row after these")
+    parser.add_argument(
+        "--seconds", type=float, default=4.0, help="seconds after which a peer starts no further round of a row"
+    )
     parser.add_argument("--cores", type=int, default=2)
-    parser.add_argument("--quick", action="store_true", help="try the command: few photos, one round")
+    parser.add_argument("--quick", action="store_true", help="quick trial: few photos, one round")
     parser.add_argument("--output", type=Path, default=HERE / "results/bench.json")
     args = parser.parse_args(arguments)
     names, groups = args.peers.split(","), args.rows.split(",")

@@ -1,4 +1,4 @@
-"""The picture of the README from what `bench.py` measured: how many times as fast as each peer, with the processor's name.
+"""Draw the picture of the README from the results of `bench.py`: speed relative to each peer, with the processor's name.
 
 usage: bench_picture.py [--results benchmarks/results/bench.json] [--output docs/images/bench.svg]
 """

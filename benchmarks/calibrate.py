@@ -1,8 +1,9 @@
-"""Measures a model's false match rates on all cross-identity pairs of LFW view 1 and writes its calibration.
+"""Measure a model's false match rates on all cross-identity pairs of LFW view 1 and write its calibration.
 
-With `--look-alikes` it measures pairs within one photo too, on group photos, and thresholds follow the quality of the
-faces (see look_alikes.py). Similarities are then told for faces of quality 1. Compared is what facespace compares: photo and mirror image added, the mean over people subtracted. That mean is taken
-over the people who are not in pairsDevTest. Templates of several photos are drawn at random from one person's.
+With `--look-alikes`, pairs within one photo are measured too, on group photos, and thresholds depend on the quality of the
+faces (see look_alikes.py); similarities are then given for faces of quality 1. Embeddings are compared as in facespace: photo and
+mirror image are added and the mean over people is subtracted. The mean is computed over the people who are not in pairsDevTest.
+Templates of several photos are drawn at random from one person's.
 
     python benchmarks/calibrate.py --model casia-webface --output src/facespace/embedding/calibrations/casia-webface.json
     python benchmarks/calibrate.py --model sface --look-alikes --output src/facespace/embedding/calibrations/sface.json

@@ -1,9 +1,9 @@
-"""Classifiers measured: closed set on train_182, open set on the album, and the time a new person takes.
+"""Classifiers: closed set on train_182, open set on the album, and the time to add a person.
 
-train_182: every second crop of each person (sorted) to learn from, the rest to test on, no strangers. Album: the first six
-photos (sorted) of each known person to learn from, the others and all strangers to test on; the threshold is the one
-`facespace classify train` chooses, which never sees a stranger. Refit: 1,000 invented people of 10 photos each, and one
-more, from embeddings that are there; thresholds and evidence are measured anew each time.
+train_182: trained on every second crop of each person (sorted), tested on the rest, without strangers. Album: trained on the first
+six photos (sorted) of each known person, tested on the others and all strangers; the threshold is the one that
+`facespace classify train` chooses without strangers. Refit: 1,000 simulated people with 10 photos each, and one
+more, from existing embeddings; thresholds and evidence are measured again each time.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from facespace.identification.classifier_methods import METHODS
 def facespace(*arguments: object) -> str:
     command = [sys.executable, "-m", "facespace", *map(str, arguments)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode not in (0, 1):  # 1: photos without a face, which are told
+    if done.returncode not in (0, 1):  # 1: some photos have no face, which is reported
         raise SystemExit(f"{command}: {done.returncode}")
     return done.stdout
 

@@ -1,17 +1,17 @@
-"""Clustering measured: how well each method groups the album, and what 100,000 faces take.
+"""Clustering: how well each method groups the album, and the cost of 100,000 faces.
 
-Album: all faces of the photos of 75 people, alone and among those of the group photos, grouped without their names as
-`facespace cluster` does it (`FaceGroups.regroup`): no two faces of one photo in a group, faces that are too poor apart,
-each method at the threshold the model's table gives for so many faces. Judged is the largest face of every photo of the
-album: pairwise precision (of the pairs put together), recall (of those that belong together) and F, and V-measure
-(Rosenberg and Hirschberg 2007). Of the pairs known to be different, those within one photo and those of different people
-of the album, the share that is in one group. Whispers goes over the faces in five orders drawn from a seed, and keeps the
-best: the seed of the command is 0, and of 20 seeds there are the median and the range.
+Album: all faces of the photos of 75 people, alone and together with those of the group photos, grouped without their names as
+in `facespace cluster` (`FaceGroups.regroup`): no two faces of one photo in a group, faces of poor quality separate,
+each method at the threshold that the model's table gives for this number of faces. The largest face of every photo of the
+album is evaluated: pairwise precision (of the pairs put together), recall (of the pairs that belong together) and F, and V-measure
+(Rosenberg and Hirschberg 2007). For pairs known to be different, those within one photo and those of different people
+of the album, the share that is in one group. Chinese whispers visits the faces in five orders drawn from a seed and keeps the
+best result: the command's seed is 0; the median and range are of 20 seeds.
 
-Beside them the program of 2018 on the largest faces alone: casia-webface, MTCNN, and DBSCAN over Euclidean distances of plain
-embeddings, eps 1.0, one face a core; and its Chinese whispers, edges above 0.55, 20 rounds, one order.
+For comparison, the program of 2018 on the largest faces only: casia-webface, MTCNN, and DBSCAN over Euclidean distances of plain
+embeddings, eps 1.0, one face per core; and its Chinese whispers, edges above 0.55, 20 rounds, one order.
 
-Scale: invented faces, 5,000 people of 20, in a process of its own.
+Scale: simulated faces, 5,000 people with 20 faces each, in a separate process.
 """
 
 from __future__ import annotations
@@ -200,9 +200,9 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     parser.add_argument("--people", type=int, default=5000)
     parser.add_argument("--photos", type=int, default=20)
-    parser.add_argument("--one", metavar="METHOD", help="measure the scale of this method in this process")
+    parser.add_argument("--one", metavar="METHOD", help="measure only the scale of this method, in this process")
     parser.add_argument(
-        "--quick", action="store_true", help="the photos alone: neither the program of 2018 nor the scale"
+        "--quick", action="store_true", help="measure only the photos, without the program of 2018 and the scale"
     )
     args = parser.parse_args()
     if args.one:

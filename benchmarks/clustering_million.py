@@ -1,18 +1,18 @@
-"""A million faces grouped on two cores: time and memory by stage, and what it finds against comparing all with all.
+"""Grouping a million faces on two cores: time and memory of each stage, and the result compared with comparing all pairs.
 
-Faces are drawn so that they spread as real ones do. Of the embeddings of LFW view 1 and of the album come the mean and the
-covariance of people and that of the photos of one person; a photo is its person and an error, whose length and whose
-quality are those of a real photo. Normal people have too few look-alikes: so everybody is of one of 2,000 kinds, which have
-as much in common as is needed for one pair in 100,000 of different people to be as similar as real ones. How well that
-fits is printed. The number of photos of a person is n with a probability like 1/n², from 1 to 1,000: many people of one
-photo, few of many. Every third photo shows two to five faces.
+Faces are simulated with the distribution of real ones. The embeddings of LFW view 1 and of the album give the mean and the
+covariance of people, and the covariance of photos of one person; a simulated photo is its person plus an error, with the length
+and quality of a real photo. Normally distributed people have too few look-alikes, so everybody belongs to one of 2,000 kinds,
+whose members share as much as needed for one pair in 100,000 of different people to be as similar as real ones. The
+quality of this fit is printed. The number of photos of a person is n with a probability proportional to 1/n², from 1 to 1,000: many
+people with one photo, few with many. Every third photo shows two to five faces.
 
-"all pairs" compares all faces with all, as it is done up to 100,000 faces; "buckets" is what is done above. Judged are
-pairs: precision is the share of true ones among those put together, recall the share of the true ones that were, F their
-harmonic mean. Edges are the pairs above the similarity to reach; of those that exist, "edges" says how many buckets find.
+"all pairs" compares all faces with all, as facespace does up to 100,000 faces; "buckets" is its method above. Pairs are
+evaluated: precision is the share of true pairs among those put together, recall the share of true pairs put together, F their
+harmonic mean. Edges are the pairs above the similarity threshold; "edges" is the share of existing ones that buckets find.
 
-Time is wall-clock time and, in brackets, processor time of all threads. Peak memory is that of a process of its own, pages
-mapped from files included; what it had before, with NumPy, SciPy and the calibration loaded, is in it.
+Time is wall-clock time and, in brackets, processor time of all threads. Peak memory is that of a separate process, including
+pages mapped from files and the initial memory with NumPy, SciPy and the calibration loaded.
 """
 
 from __future__ import annotations
@@ -293,10 +293,12 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--faces", type=int, nargs="*", default=[10_000, 100_000, 1_000_000])
-    parser.add_argument("--dimension", type=int, help="turn the vectors into a space of so many dimensions")
-    parser.add_argument("--all-pairs-up-to", type=int, default=100_000, help="compare all with all up to so many faces")
-    parser.add_argument("--folder", type=Path, help="where the files are, else a temporary folder")
-    parser.add_argument("--cache", type=Path, help="a folder where embeddings of the photos are kept between runs")
+    parser.add_argument("--dimension", type=int, help="rotate the vectors into a space with this number of dimensions")
+    parser.add_argument(
+        "--all-pairs-up-to", type=int, default=100_000, help="maximum number of faces that are compared all with all"
+    )
+    parser.add_argument("--folder", type=Path, help="folder for the files (default: a temporary folder)")
+    parser.add_argument("--cache", type=Path, help="folder in which embeddings of the photos are stored between runs")
     parser.add_argument("--one", nargs=4, metavar=("FOLDER", "WAY", "T", "T2"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:

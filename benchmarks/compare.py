@@ -1,8 +1,8 @@
-"""What `facespace compare a.jpg b.jpg` takes, the whole process, with everything on the disk read before.
+"""The cost of `facespace compare a.jpg b.jpg`, the whole process, with all files in the system's cache.
 
-Seconds from start to end, the processor's seconds in it (which other programs disturb less; on two cores there may be
-more of them), and the peak of its resident memory (ru_maxrss of the process, which is what the system calls VmHWM), beside
-Python's start and `facespace --help`; medians.
+Medians of seconds from start to end, processor seconds (which other programs disturb less; on two cores they may exceed the elapsed
+time), and peak resident memory (ru_maxrss of the process, the system's VmHWM), compared with starting Python and
+`facespace --help`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`facespace convert` of the default model in fresh processes: seconds, peak memory, and the golden embeddings after."""
+"""`facespace convert casia-webface` in fresh processes: seconds, peak memory, and the golden embeddings afterwards."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Conversions killed at random moments and started again, against undisturbed ones: every byte compared.
+"""Conversions killed at random moments and started again, compared byte by byte with undisturbed ones.
 
 usage: convert_resume.py [--shared FOLDER] [--rounds N]
-Each round kills one conversion several times (SIGKILL, after a random part of the time an undisturbed one takes) and
-lets the last one finish. Also, where this may mount a small file system, conversions to a disk that runs full.
+Each round kills one conversion several times (SIGKILL, after a random part of the time of an undisturbed one) and
+lets the last one finish. If the script may mount a small file system, it also tests conversions to a full disk.
 """
 
 from __future__ import annotations

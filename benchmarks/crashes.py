@@ -1,11 +1,11 @@
-"""Commands killed at random moments and started again, against undisturbed runs: enroll, align, train, ...
+"""Commands killed at random moments and started again, compared with undisturbed runs: enroll, align, train, ...
 
 usage: crashes.py [COMMAND ...] [--shared FOLDER] [--kills N] [--seed S]
-Half of the kills (SIGKILL, the whole process group) come while a command works, the other half after its last files
-have begun to take their places. After each kill everything that has its final name must be whole; the same command is
-then started again, must end well, leave no unfinished file behind, and have made what the undisturbed run made: the
-same bytes where the command promises them (align, train, dataset convert), else the same people, groups and vectors.
-`cluster` is killed in two steps: with some photos, and again when others were added.
+Half of the kills (SIGKILL, the whole process group) come while a command works, the other half after it has begun to move
+its last files into place. After each kill, every file with its final name must be complete. The same command is
+then started again, must succeed, leave no unfinished file behind, and give the result of the undisturbed run: the
+same bytes if the command guarantees them (align, train, dataset convert), otherwise the same people, groups and vectors.
+`cluster` is killed in two steps: with some photos, and again after others were added.
 """
 
 from __future__ import annotations
@@ -96,7 +96,9 @@ def check_gallery(folder: Path, reference: Path) -> None:
         return
     SQLiteStore(path, create=True).close()  # a file without tables is taken for none
     rows, wanted = gallery_rows(path), gallery_rows(reference / "people.gallery")
-    assert all(same(value, wanted.get(key)) for key, value in rows.items()), "the gallery holds what is in no photo"
+    assert all(same(value, wanted.get(key)) for key, value in rows.items()), (
+        "the gallery contains a row that no photo has"
+    )
 
 
 def check_crops(folder: Path, reference: Path) -> None:
@@ -260,7 +262,7 @@ def crash(case: Case, folder: Path, n_kills: int, chance: random.Random) -> bool
             finish(case.steps[step], work)
             n_identical += (ended := same(case.result(work), case.result(references[step][2])))
             assert ended, "the result is another one"
-        except Exception as error:  # of whatever reads the files
+        except Exception as error:  # any error of the reader
             problems.append(f"kill {number + 1} ({'late' if late else 'early'}): {type(error).__name__}: {error}")
             shutil.copytree(references[step][2], work, symlinks=True, dirs_exist_ok=True)
         if left := unfinished(work):
@@ -357,7 +359,9 @@ def cases(shared: Path, raw: Path) -> list[Case]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     beside = Path(os.environ.get("FACESPACE_SHARED", "../shared"))
-    parser.add_argument("commands", nargs="*", metavar="COMMAND", help="the beginning of a command's name; default all")
+    parser.add_argument(
+        "commands", nargs="*", metavar="COMMAND", help="beginning of a command's name (default: all commands)"
+    )
     parser.add_argument("--shared", type=Path, default=beside)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)

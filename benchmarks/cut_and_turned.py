@@ -1,10 +1,10 @@
-"""Faces that reach beyond their photo, photos that were turned, and networks whose embeddings are all alike.
+"""Faces that extend beyond their photo, rotated photos, and networks whose embeddings are all alike.
 
-- Photos of the album are cut inside the face's box; how many faces are found at the first look, and how many with a border
-  of which width and content, on the photo made smaller.
-- Pictures without a face, cut from the backgrounds of group photos and of the album: what the second look finds in them.
-- Photos shown in four turns: which turn is chosen by the plain sum of the scores and by `pipeline.rotations`.
-- The lowest cosine over faces of eight people and over `embedding.collapse.different_pictures`, of models and of networks
+- Photos of the album are cut inside the face's box: how many faces are found in the first search, and how many with a border
+  of various widths and contents on a reduced photo.
+- Pictures without a face, cut from the backgrounds of group photos and of the album: what the second search finds in them.
+- Photos in four rotations: which rotation is chosen by the plain sum of the scores and by `pipeline.rotations`.
+- The lowest cosine over faces of eight people and over `embedding.collapse.different_pictures`, for models and for networks
   with random weights.
 """
 

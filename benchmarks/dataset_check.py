@@ -1,8 +1,8 @@
-"""How much of what is wrong with a dataset `facespace dataset check` finds: errors planted into real crops.
+"""How many errors in a dataset `facespace dataset check` finds: errors are inserted into real crops.
 
-The people of `train_182` with odd numbers in order of name are linked into a temporary folder and errors planted into
-it. The rules were chosen on the others. A few of the real labels are wrong, as in life, and a few photos are there
-twice, so findings that nobody planted are counted apart: those made before anything was planted, and new ones.
+The people of `train_182` with odd numbers in order of name are linked into a temporary folder, and errors are inserted into
+it. The rules were chosen on the other people. A few of the real labels are wrong, and a few photos are duplicates,
+so findings that were not inserted are counted separately: those made before the insertion, and new ones.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def brighter(picture: Image.Image, random: random.Random) -> Image.Image:
 
 
 def moved(picture: Image.Image, random: random.Random) -> Image.Image:
-    """Cropped anew: every border up to 3 % further in or out."""
+    """Crop again, with every border moved by up to 3 %."""
     box = [edge + random.uniform(-0.03, 0.03) * picture.width for edge in (6, 6, 176, 176)]
     return picture.transform(picture.size, Image.Transform.EXTENT, tuple(box), Image.Resampling.BILINEAR)
 

@@ -1,11 +1,11 @@
-"""How many of MTCNN's sure faces YuNet finds on photos of groups, by size, and what its second look leaves out.
+"""How many of MTCNN's confident faces YuNet finds on group photos, by size, and which faces its second look drops.
 
-Of the faces of 20 px and more (longer side) that MTCNN finds with a score of 0.95 and more, those count as found that
-overlap a face of YuNet by more than 0.4 (IoU), each face of YuNet for one of them. Both detectors at their defaults. What
-MTCNN takes for a face by mistake counts too, so 1 is not to be had.
+Of the faces of at least 20 px (longer side) that MTCNN finds with a score of at least 0.95, those count as found that
+overlap a face of YuNet by more than 0.4 (IoU); each face of YuNet counts once. Both detectors use their defaults. False faces of
+MTCNN count too, so 1 cannot be reached.
 
-YuNet looks again at faces it is not sure of. Of those, on groups, photos and LFW view 1, it is counted how many the second
-look leaves out: of those that MTCNN has found too (IoU above 0.25, any score), and of those that it has not.
+YuNet checks uncertain faces a second time. On groups, photos and LFW view 1, the script counts how many of these it
+drops: of those that MTCNN has found too (IoU above 0.25, any score), and of those that it has not.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SURE_AT_ONCE = module._CERTAIN
 
 
 def matched(wanted: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """Which of the wanted boxes (N,4) have a found one (M,4) of their own, the largest overlaps first."""
+    """Return which of the expected boxes (N,4) match a found one (M,4); each matches once, the largest overlaps first."""
     has = np.zeros(len(wanted), bool)
     if not len(wanted) or not len(found):
         return has

@@ -1,13 +1,13 @@
-"""The detectors beside facenet-pytorch's MTCNN and OpenCV's FaceDetectorYN on the same cores, ours and theirs in turns.
+"""The detectors compared with facenet-pytorch's MTCNN and OpenCV's FaceDetectorYN on the same cores, in alternating rounds.
 
-Theirs are peers/facenet_pytorch.py and the environment of peers/opencv.py, made the first time. Photos are
-decoded beforehand on both sides. Of facenet-pytorch the better of its two ways (one photo a call, batches of one size)
-counts. OpenCV gets each photo at the size at which YuNet searches it in full; ours makes that size itself, and searches
-large photos a second time for large faces. A ratio is theirs over ours of one round; the table has medians over the rounds,
-and the lowest and the highest ratio.
+The peers are peers/facenet_pytorch.py and the environment of peers/opencv.py, created the first time. Photos are
+decoded beforehand for all. For facenet-pytorch, the better of its two ways (one photo per call, batches of one size)
+counts. OpenCV gets each photo at the size at which YuNet searches it in full; facespace makes that size itself, and searches
+large photos a second time for large faces. A ratio is the peer's time divided by facespace's in one round; the table has medians
+over the rounds, and the lowest and the highest ratio.
 
-"networks alone" says what MTCNN could reach if nothing but its networks took time: the inputs of P-Net, R-Net and O-Net that
-were recorded are computed again by as many threads as there are cores. One a call, a network waits for the one before it.
+"networks alone" is what MTCNN could reach if only its networks took time: the recorded inputs of P-Net, R-Net and O-Net
+are computed again by as many threads as there are cores. With one photo per call, each network waits for the one before it.
 """
 
 from __future__ import annotations

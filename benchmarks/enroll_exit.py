@@ -1,9 +1,9 @@
-"""Whether `enroll` says by its exit code, every time, that a photo was left out.
+"""Whether the exit code of `enroll` reports every time that a photo was left out.
 
 A folder with four good photos and one that must be left out is enrolled into a new gallery again and again. Each run
-must end with exit code 1, name that photo alone and enrol the four others. The photo to be left out is, in turn, one
+must end with exit code 1, name only that photo and enroll the four others. The photo to be left out is, in rotation, one
 without a face, with several faces, unreadable, and too small and blurred. Most runs call `facespace.cli.main` in this
-process, where only every ninth loads the model again; the others are processes of their own.
+process, where only every ninth loads the model again; the others are separate processes.
 """
 
 from __future__ import annotations
@@ -99,9 +99,9 @@ def is_right(code: int, out: str, err: str) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", type=Path, help="the folder with album/known")
-    parser.add_argument("--here", type=int, default=960, help="runs within this process")
-    parser.add_argument("--apart", type=int, default=40, help="runs as processes of their own")
+    parser.add_argument("data", type=Path, help="folder that contains album/known")
+    parser.add_argument("--here", type=int, default=960, help="number of runs in this process")
+    parser.add_argument("--apart", type=int, default=40, help="number of runs in separate processes")
     arguments = parser.parse_args()
     start = time.monotonic()
     load = functools.cache(Embedder.load)

@@ -1,6 +1,6 @@
-"""`facespace export` of the default model in every precision: size, agreement, speed, and LFW view 1 before and after.
+"""`facespace export casia-webface` in every precision: size, agreement, speed, and LFW view 1 before and after.
 
-int8 is calibrated on crops of other people (train_182); the threshold is chosen on pairsDevTrain, the accuracy is that
+int8 is calibrated on crops of other people (train_182); the threshold is chosen on pairsDevTrain, the accuracy is measured
 on pairsDevTest.
 """
 

@@ -1,18 +1,18 @@
-"""Names in films of photos with hard cuts: the share of face-seconds with the right name, a wrong one and none.
+"""Names in films made of photos with hard cuts: the share of face-seconds with the right name, a wrong one and none.
 
 Ten people of the album are enrolled with six photos each. Three films show their other photos and photos of strangers,
-each for 0.8 to 3 s, with a light pan, zoom, shake and noise, compressed as H.264:
+each for 0.8 to 3 s, with a slight pan, zoom, shake and noise, compressed as H.264:
 
     one by one      one photo after the other, letterboxed; the whole picture changes at a cut
-    same place      two people alternate, their faces in the same place; the picture around them stays as it is
-    side by side    two photos beside each other, each with cuts of its own
+    same place      two people alternate, their faces in the same place; the picture around them does not change
+    side by side    two photos next to each other, each with its own cuts
 
-`frames` counts the frames that were looked at, each until the next one. `drawing` and `subtitles` count every frame of
+`frames` counts the analysed frames, each until the next one. `drawing` and `subtitles` count every frame of
 the film. Right, wrong and no name are shares of the time known people are on screen; a name given to anybody else in
-the picture meanwhile is wrong too. `strangers named` is a share of the time strangers are on screen.
+the picture at that time is wrong too. `strangers named` is a share of the time strangers are on screen.
 
-With `--limits` it prints instead what the limits of the tracker and of the cuts rest on, measured on other people: a film
-of 60 photos of View 1 of Labeled Faces in the Wild, one a person, and its pairs of photos of one person.
+With `--limits`, it prints the measurements for the limits of tracks and cuts instead, on other people: a film
+of 60 photos of View 1 of Labeled Faces in the Wild, one per person, and its pairs of photos of one person.
 
     python benchmarks/film.py --model sface --detector yunet
 """
@@ -279,11 +279,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     parser.add_argument("--model", default=facespace.defaults.DEFAULT_MODEL)
-    parser.add_argument("--detector", help="that of the model unless another is named")
+    parser.add_argument("--detector", help="detector (default: the model's)")
     parser.add_argument("--people", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threshold", type=float, help=f"{THRESHOLD} for a model without a calibration")
-    parser.add_argument("--limits", action="store_true", help="measure what the limits rest on, on LFW")
+    parser.add_argument(
+        "--threshold", type=float, help=f"similarity threshold (default for a model without a calibration: {THRESHOLD})"
+    )
+    parser.add_argument("--limits", action="store_true", help="print measurements for the limits on LFW instead")
     args = parser.parse_args()
     started = time.monotonic()
     album = args.shared / "data/album"

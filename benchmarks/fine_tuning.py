@@ -1,9 +1,9 @@
 """The recipe `fine-tune` on train_182: LFW view 1 and identification of the album (other people), before and after.
 
 LFW: whole photos, flip and mean subtraction, angular distance, threshold from pairsDevTrain. Album: six photos of each of
-35 people enrolled, six of each and 40 strangers' photos as probes; both networks represent a face by photo and mirror
-image added, and are compared at the threshold that lets 1 % of the strangers' photos be named; intervals by bootstrap over
-people. No figure chooses anything.
+35 people enrolled, six of each and 40 strangers' photos as probes. Both networks represent a face by photo and mirror
+image added, and are compared at the threshold at which 1 % of the strangers' photos are named; intervals by bootstrap over
+people. These figures are not used to choose anything.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def album(model: object, root: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
-    parser.add_argument("overrides", nargs="*", help="KEY=VALUE put over the recipe")
+    parser.add_argument("overrides", nargs="*", help="KEY=VALUE that overrides the recipe")
     args = parser.parse_args()
     data = args.shared / "data"
     print("before: casia-webface")

@@ -1,8 +1,8 @@
 """Seconds and peak memory of `facespace identify PHOTO --gallery G` as a new process: medians.
 
-With the network as a first run left it (`runtime/kept_networks.py`), without it, and where it cannot be kept. Each process is
-new; files are in the system's cache. The peak is what the kernel counted (`ru_maxrss`). Bare Python and `facespace --help`
-show what these take alone.
+With the network that a first run stored (`runtime/kept_networks.py`), without it, and if it cannot be stored. Each process is
+new; files are in the system's cache. The peak is what the kernel counted (`ru_maxrss`). Plain Python and `facespace --help`
+are measured for comparison.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Class folders of a few real photos, a recipe to train on them, and what is in a folder after a command was killed or the disk was full."""
+"""Class folders of a few real photos, a recipe to train on them, and the contents of a folder after a kill or a full disk."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The formats of datasets against the programs they come from: files written here read there, and theirs read here.
+"""Dataset formats exchanged with the programs they come from: files written here are read there, and the reverse.
 
 usage: formats_real.py --peer PYTHON [--shared FOLDER]    PYTHON has tensorflow, webdataset, datasets and pillow
-The 1,293 images of the shared records; a digest is SHA-256 over labels and image bytes in order.
+The data are the 1,293 images of the shared records; a digest is SHA-256 over labels and image bytes in order.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def main() -> None:
             images = open_dataset(path)
             n_files = len(list(path.iterdir())) if path.is_dir() else 1
             line = f"  {path.name} ({type(images).__name__}, {n_files} files): {len(images)} images"
-            if path.suffix == ".tar":  # encoded anew, without loss
+            if path.suffix == ".tar":  # re-encoded without loss
                 same = all(np.array_equal(images.read(k), source.read(k)) for k in range(len(images)))
                 same &= np.array_equal(images.labels, source.labels[: len(images)])
                 print(f"{line}, same labels and pixels: {same}; name of label 3: {images.names[3]!r}")

@@ -1,10 +1,10 @@
-"""Every command that writes, on a disk that is full: how it fails, what it leaves, and whether it then succeeds.
+"""Every command that writes, on a full disk: how it fails, what it leaves, and whether it succeeds afterwards.
 
 usage: full_disk.py [COMMAND ...] [--shared FOLDER] [--room ROOM ...]
-A small file system (tmpfs) is mounted and filled until so many bytes are free: 0, 4 kB, 64 kB, 1 MB; `readonly` is a
-folder without the right to write, `limit` a limit on the size of one file (64 kB). Wanted of each command: an exit code
-other than 0; one line on stderr with the path and what to do, no traceback; no unfinished file under a final name, and
-what was there before still whole; and that the same command succeeds with room. Needs Linux; without root rights it
+A small file system (tmpfs) is mounted and filled until a number of bytes is free: 0, 4 kB, 64 kB, 1 MB; `readonly` is a
+folder without write permission, `limit` a limit on the size of one file (64 kB). Each command must give an exit code
+other than 0 and one line on stderr with the path and what to do, without a traceback; leave no unfinished file under a final name
+and existing files intact; and succeed when there is room. Needs Linux; without root rights it
 starts itself again in a user namespace (`unshare -rm`).
 """
 
@@ -177,7 +177,7 @@ def check_files(folder: Path, case: Case, before: dict[str, bytes]) -> Iterator[
             continue
         try:
             WHOLE.get(Path(name).suffix, bool)(folder / name)
-        except Exception as error:  # of whatever reads the file
+        except Exception as error:  # any error of the reader
             yield f"{name} is not whole ({len(data)} bytes: {type(error).__name__})"
     for name in unfinished(folder):
         if not any(name.startswith(kept) for kept in case.kept):
@@ -316,7 +316,9 @@ def cases(shared: Path, raw: Path) -> list[Case]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     beside = Path(os.environ.get("FACESPACE_SHARED", "../shared"))
-    parser.add_argument("commands", nargs="*", metavar="COMMAND", help="the beginning of a command's name; default all")
+    parser.add_argument(
+        "commands", nargs="*", metavar="COMMAND", help="beginning of a command's name (default: all commands)"
+    )
     parser.add_argument("--shared", type=Path, default=beside)
     parser.add_argument("--room", nargs="+", choices=ROOMS, default=list(ROOMS))
     args = parser.parse_args()

@@ -1,11 +1,10 @@
-"""Every reader against damaged files: atheris (libFuzzer) looks for damage that reaches code not reached before.
+"""Every reader tested with damaged files: atheris (libFuzzer) searches for damage that reaches new code.
 
-`pip install atheris`, which only this script needs. Each reader gets `--seconds` in a process of its own, whose memory
-may grow by 2 GiB above what it has when it starts. Half of the files are libFuzzer's: one whole file to begin with,
-then those that reached new code, damaged further, with what the code compares with put in. Half are the whole file with
-bits flipped, bytes cut out, put in and repeated, lengths overwritten, mostly at its ends. What counts as right: the
-file is read, or one of facespace's errors says in one line why not. Anything else ends the run, with the file that did
-it kept.
+`pip install atheris`, which only this script needs. Each reader runs for `--seconds` in a separate process, whose memory
+may grow by 2 GiB above its initial size. Half of the files are libFuzzer's: first a valid file,
+then files that reached new code, damaged further, with values inserted that the code compares with. Half are the valid file with
+flipped, deleted, inserted and repeated bytes and overwritten lengths, mostly at its ends. A result is right if the
+file is read, or if one of facespace's errors gives the reason in one line. Any other result ends the run, and the file is kept.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Sixteen processes on one gallery for a minute: eight change it, eight identify; nothing may fail and nothing be lost.
+"""Sixteen processes on one gallery for a minute: eight change it, eight identify; no call may fail and nothing may be lost.
 
-Each writer enrols people of its own, removes every fifth of them at once, and renames a third of the others a little later. What a call
-returned from, it writes down for itself. Each of the others looks for somebody enrolled before, whom it must find at once
-at the right name, and for somebody whom a writer has just told it of. In the end everybody must be there whom the writers
-wrote down, nobody else, each with the right vector, and the file whole.
+Each writer enrolls its own people, removes every fifth of them at once, and renames a third of the others a little later. It
+records every call that has returned. Each of the other processes searches for somebody enrolled before, who must be found
+with the right name, and for somebody whom a writer has just reported. At the end, exactly the people recorded by the writers must be in
+the gallery, each with the right vector, and the file must be intact.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def expected(lines: list[dict[str, object]], writer: int) -> dict[str, int]:
 
 
 def check(path: Path, notes: list[list[dict[str, object]]]) -> tuple[int, int]:
-    """(people lost or wrong, people nobody wrote down); and whether the file is whole, by an AssertionError."""
+    """Return (people lost or wrong, people not recorded by a writer); raise AssertionError if the file is damaged."""
     store = SQLiteStore(path)
     with store._read() as cursor:
         assert cursor.rows("PRAGMA integrity_check") == [("ok",)]
@@ -126,7 +126,9 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--each", type=int, default=8, help="processes that write, and as many that identify")
+    parser.add_argument(
+        "--each", type=int, default=8, help="number of processes that write, and of those that identify"
+    )
     args = parser.parse_args()
     print(f"{processor()}; load {os.getloadavg()[0]:.1f} at the beginning")
     with tempfile.TemporaryDirectory() as folder:

@@ -1,9 +1,9 @@
-"""What storing vectors as float16 changes: names on the album, and decisions of pairs of LFW view 1.
+"""The effect of storing vectors as float16: names on the album, and decisions on pairs of LFW view 1.
 
-Album: six photos of each known person are enrolled into a gallery file, and who is named at the default rate is compared
-with the same from float32 vectors, by the formula: templates are means of length 1, a face is named where its best person
-reaches that person's threshold. Pairs: of each, one vector is stored and one is not. Decisions at the default threshold and
-at the one that fits pairsDevTrain best; then those of all pairs of photos of different people, at the default threshold.
+Album: six photos of each known person are enrolled into a gallery file. The names at the default rate are compared
+with those computed from float32 vectors by the formula: templates are normalized means, and a face is named if its best person
+reaches that person's threshold. Pairs: one vector of each pair is stored and the other is not. Decisions are counted at the default
+threshold and at the one that fits pairsDevTrain best; then those of all pairs of photos of different people, at the default threshold.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     parser.add_argument("--model", nargs="+", default=[DEFAULT_MODEL])
-    parser.add_argument("--cache", type=Path, help="a folder where embeddings of the photos are kept between runs")
+    parser.add_argument("--cache", type=Path, help="folder in which embeddings of the photos are stored between runs")
     args = parser.parse_args()
     for name in args.model:
         portraits, album, told = real_faces(args.shared, name, args.cache)

@@ -1,9 +1,9 @@
-"""A process killed (SIGKILL) at random moments while it adds, removes, merges, imports or migrates: is anything lost or half?
+"""A process killed (SIGKILL) at random moments while it adds, removes, merges, imports or migrates: nothing may be lost or incomplete.
 
-The process says of each change when it has returned. It is killed at a random moment; then the file must open, be whole by
-SQLite's own check, hold every change that was told, and at most the one that was running besides, whole. Import and migration
-are killed at a random moment of the time they take when undisturbed; what is there then must be whole people with their
-right vectors, and started again the command must end with everybody there.
+The process reports each change that has returned. It is killed at a random moment. Then the file must open, pass
+SQLite's own check, and contain every reported change and at most the one that was running, completely. Import and migration
+are killed at a random moment of their usual time; the people in the gallery must then be complete, with their
+right vectors, and the command must complete the work when it is started again.
 """
 
 from __future__ import annotations
@@ -130,7 +130,9 @@ def kill_changes(kind: str, whole: Path, folder: Path, rng: random.Random) -> st
     assert process.stdout.readline() == "ready\n"
     wait = rng.uniform(0, LONGEST)
     end = time.monotonic() + wait
-    while (left := end - time.monotonic()) > 0:  # the pipe is not read: it holds more than is told in this time
+    while (
+        left := end - time.monotonic()
+    ) > 0:  # the pipe is not read: its buffer is larger than what is reported in this time
         select.select([], [], [], left)
     process.kill()
     told = process.stdout.read().split()

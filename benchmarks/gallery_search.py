@@ -1,13 +1,13 @@
-"""The most similar people of 100 thousand and a million: time a probe, recall and memory, beside faiss, usearch and NumPy.
+"""The most similar people among 100 thousand and a million: time per probe, recall and memory, compared with faiss, usearch and NumPy.
 
-Galleries are real faces filled up with drawn ones. Of LFW view 1 every second person of several photos is known: the first
-photo is enrolled, the others are probes. The photos of the people between them shape what is drawn: see `drawn`. Recall is
-counted against comparing with everybody: the share of probes whose most similar person is found, and the share of their
-ten most similar ones. It is that of one to eight probes a call; many at once are compared with everybody.
+Galleries contain real faces and simulated ones. Of LFW view 1, every second person with several photos is known: the first
+photo is enrolled, the others are probes. The photos of the other people define the distribution of the simulated ones: see `drawn`.
+Recall is relative to comparing with everybody: the share of probes whose most similar person is found, and the share of their
+ten most similar ones. It is measured with one to eight probes per call; many at once are compared with everybody.
 
-Times are medians of calls in this process, all methods in turn in each round. faiss (IndexFlatIP, float32), usearch
+Times are medians of calls in this process, with all methods in rotation in each round. faiss (IndexFlatIP, float32), usearch
 (`search(..., exact=True)`, float16, no copy) and a product of matrices (NumPy, float32) compare with everybody; HNSW of
-usearch (float16, its defaults) does not, and is built up to `--hnsw` people only, because that takes long. Peers that are
+usearch (float16, its defaults) does not, and is built only up to `--hnsw` people, because that takes long. Peers that are
 not installed are left out: pip install faiss-cpu usearch.
 """
 
@@ -201,9 +201,13 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", type=int, default=[100_000, 1_000_000])
     parser.add_argument("--photos", type=int, default=1800)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--hnsw", type=int, default=100_000, help="the most people HNSW is built of")
-    parser.add_argument("--keep", type=Path, help="a folder for the embeddings of the real faces, to use them again")
-    parser.add_argument("--memory", nargs=2, type=int, metavar=("NUMBERS", "PEOPLE"), help="measure in this process")
+    parser.add_argument("--hnsw", type=int, default=100_000, help="maximum number of people for HNSW")
+    parser.add_argument(
+        "--keep", type=Path, help="folder in which embeddings of the real faces are stored between runs"
+    )
+    parser.add_argument(
+        "--memory", nargs=2, type=int, metavar=("NUMBERS", "PEOPLE"), help="measure memory in this process"
+    )
     args = parser.parse_args()
     if args.memory:
         memory(*args.memory)

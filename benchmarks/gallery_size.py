@@ -1,9 +1,9 @@
-"""A gallery of a million people of one photo, with 512 and with 128 numbers: size, opening, changes, and searches meanwhile.
+"""A gallery of a million people with one photo each, with 512 and with 128 numbers: size, opening, changes, and searches meanwhile.
 
-Opening and the first search run in processes of their own, the file being in the system's memory. A change is timed as a
-call in a process that has searched before. Searches of one probe are timed alone, and while another process enrols ten
-people a second; what they find is drawn, which changes no time. Between the two come in turn, so that both see the same
-machine.
+Opening and the first search run in separate processes, with the file in the system's cache. A change is timed as a
+call in a process that has searched before. Searches of one probe are timed alone, and while another process enrolls ten
+people per second. The vectors are random, which does not affect times. The two kinds of search alternate, so that both
+see the same machine.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Table:
 
 def measure_changes(table: Table, gallery: facespace.Gallery, n_people: int, dimension: int) -> None:
     vectors, store = drawn_vectors(dimension, 9), gallery.store
-    new = 10**7  # a number nobody has
+    new = 10**7  # a number that is not in use
     calls: dict[str, Callable[[int], object]] = {
         "add": lambda n: store.add(name_of(new + n), entry(vectors(n, 1)[0])),
         "rename": lambda n: gallery.rename(name_of(new + n), name_of(2 * new + n)),

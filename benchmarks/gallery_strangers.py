@@ -1,24 +1,24 @@
-"""Strangers and known people before a gallery of a million: real faces, and a gallery filled up with drawn people.
+"""Strangers and known people compared with a gallery of a million: real faces, and a gallery filled with simulated people.
 
 Strangers are the people of half of LFW view 1 with one photo each, and those of the album. Known are people of the same half
-who have several photos (one is enrolled, up to four others are looked for), and the album's known people (six photos are
-enrolled). Whoever else is in the gallery is drawn. Everything else is facespace's: representation, index, thresholds at the
-default rate by quality of both faces. The same is measured at 1,000 people. Intervals (95 %) are bootstraps over people.
+with several photos (one is enrolled, up to four others are probes), and the album's known people (six photos are
+enrolled). All other people in the gallery are simulated. Everything else is facespace's: representation, index, thresholds at the
+default rate by quality of both faces. The same is measured with 1,000 people. Intervals (95 %) are bootstraps over people.
 
-How people are drawn decides the result. They are normal vectors with the mean and the covariance of real ones, independent
+The simulation determines the result. People are normal vectors with the mean and the covariance of real ones, independent
 of each other. These have too few look-alikes: the similarities that rare pairs reach are lower than those of real people.
-So a probe's similarity to a drawn person is raised: what a share of 1e-2, 1e-3, 1e-4 and 1e-5 of pairs with drawn people
-reaches becomes what as many pairs of all people of LFW reach, between these and beyond them in straight lines. How it fits
-each half and the strangers of the album is shown: two halves of LFW alone differ by 0.01 at 1e-5, and a threshold at a
-million by twice as much, so the shares at a million are no more certain than that. What lies beyond 1e-6 nobody has
-measured, here neither; and siblings are not drawn.
+So a probe's similarity to a simulated person is raised: the similarities reached by shares of 1e-2, 1e-3, 1e-4 and 1e-5 of pairs with
+simulated people are mapped to those reached by the same shares of pairs of all people of LFW, linearly between and beyond these points.
+The fit is printed for each half and for the strangers of the album. The two halves of LFW differ by 0.01 at 1e-5, and a threshold at a
+million by twice as much, so the shares at a million are no more certain than that. Rates below 1e-6 have not been measured anywhere,
+and siblings are not simulated.
 
-LFW counts a few people twice under two names, or has a photo of another person: these pairs (seen by eye, above a similarity
-of 0.6 for sface) are left out, as they are no strangers to each other.
+LFW contains a few people twice under two names, or a photo of another person: these pairs (found by eye, above a similarity
+of 0.6 for sface) are left out, because they are not strangers to each other.
 
-The threshold at a million lies beyond what was measured: the last table says which rate it needs, which one is the rarest
-that pairs of LFW tell, and what two ways of going on give where it can still be checked. "log" is a straight line in the
-logarithm of the rate, "normal" one in its normal quantile, which facespace takes; both go through the same two points.
+The threshold at a million is beyond the measured range. The last table gives the rate it needs, the lowest rate that
+pairs of LFW can measure, and the predictions of two extrapolations where they can still be checked. "log" is a straight line in the
+logarithm of the rate, "normal" one in its normal quantile, which facespace uses; both go through the same two points.
 """
 
 from __future__ import annotations
@@ -312,7 +312,7 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     parser.add_argument("--model", nargs="+", default=[DEFAULT_MODEL])
     parser.add_argument("--people", type=int, default=LARGE)
-    parser.add_argument("--cache", type=Path, help="a folder where embeddings of the photos are kept between runs")
+    parser.add_argument("--cache", type=Path, help="folder in which embeddings of the photos are stored between runs")
     args = parser.parse_args()
     print(f"{processor()}; load {os.getloadavg()[0]:.1f} at the beginning")
     for model in args.model:

@@ -1,8 +1,8 @@
-"""Mean or best of a person's photos: which names better on the album, with six photos a person, with three and with one.
+"""Mean or best of a person's photos: which names people better on the album, with six photos per person, with three and with one.
 
 Every person is enrolled into a gallery file with the first photos; the other photos of known people and all of strangers are
-looked for, at the default rate and at others. At equal rates the two differ in how many strangers they name, so below stands
-how many known people are named right where the same share of strangers is named: the threshold is moved until it is.
+probes, at the default rate and at others. At equal rates the two differ in how many strangers they name. So the table below gives
+the known people named correctly at the same share of strangers named, for which the threshold is adjusted.
 Intervals (95 %) of the difference are bootstraps over people.
 """
 
@@ -54,7 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     parser.add_argument("--model", nargs="+", default=[DEFAULT_MODEL])
-    parser.add_argument("--cache", type=Path, help="a folder where embeddings of the photos are kept between runs")
+    parser.add_argument("--cache", type=Path, help="folder in which embeddings of the photos are stored between runs")
     args = parser.parse_args()
     for name in args.model:
         _, album, told = real_faces(args.shared, name, args.cache)

@@ -1,4 +1,4 @@
-"""Our crop boxes on LFW view 1 against the 2018 aligner's (160 px, crop margin 32): share within one pixel a side."""
+"""Crop boxes on LFW view 1 compared with the 2018 aligner's (160 px, crop margin 32): share within one pixel per side."""
 
 from __future__ import annotations
 

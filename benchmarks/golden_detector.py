@@ -1,4 +1,4 @@
-"""Our MTCNN against the 2018 program's golden boxes: matched faces, IoU, landmark distances, extra faces."""
+"""MTCNN compared with the 2018 program's golden boxes: matched faces, IoU, landmark distances, extra faces."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The default model against the original program's embeddings: cosine for several batch sizes, runtimes, precisions.
+"""casia-webface compared with the original program's embeddings: cosine for several batch sizes, runtimes, precisions.
 
-GPUs are tried too, and said to be absent where they are. The golden crops lie in ../shared.
+GPUs are tested too; a missing GPU is reported. The golden crops are in ../shared.
 """
 
 from __future__ import annotations

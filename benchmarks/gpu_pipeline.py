@@ -1,16 +1,16 @@
-"""Detect, align and embed with the networks on a GPU: photos a second of each stage and of the whole, against the card's limit.
+"""Detect, align and embed with the networks on a GPU: photos per second of each stage and of the whole, compared with the card's limit.
 
-    pip install onnxruntime-gpu   # in place of onnxruntime: their files overwrite each other
+    pip install onnxruntime-gpu   # instead of onnxruntime: their files overwrite each other
     python benchmarks/gpu_pipeline.py --shared ../shared
 
-Photos are those of the album (CelebA, original sizes), --photos of them. Stages are measured alone on all of them: decoding,
-detecting with YuNet in batches of 16 photos, aligning and embedding (photo and mirror image) 64 faces a batch; then the
-whole, from files to vectors, as `facespace embed` does it. The median of --rounds counts.
+Photos are the first --photos of the album (CelebA, original sizes). Stages are measured alone on all of them: decoding,
+detecting with YuNet in batches of 16 photos, aligning and embedding (photo and mirror image) 64 faces per batch; then the
+whole, from files to vectors, as in `facespace embed`. The median of --rounds counts.
 
-The limit of a stage is the rate of the device's own matrix product, in float32 or else bfloat16, measured here by torch, divided
+The limit of a stage is the rate of the device's own matrix product, in float32 or else bfloat16, measured here with torch, divided
 by the operations of the network on these photos: two for each multiplication of its convolutions and products. Networks with
-depthwise convolutions stay far from it, because memory limits them. `--device cpu` runs the same on the processor.
-Without a CUDA card the program says so in one line and ends with code 2.
+depthwise convolutions stay far below it, because memory limits them. `--device cpu` runs the same on the processor.
+Without a CUDA card, the program says so in one line and ends with code 2.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Are the rates true on group photos? The thresholds that judge a photo are measured without it.
+"""Whether the rates are true on group photos. The thresholds for each photo are measured without it.
 
 On the photos of data/groups and data/photos, without the collage bald_guys:
 - pairs of different people within one photo that reach the threshold of a claimed false match rate;
-- one face a photo enrolled (the largest; the median), all other faces identified alone: strangers named, and enrolled
-  faces found again in a copy of the photo at 0.8 of its size, JPEG 75;
+- one face per photo enrolled (the largest; the median), all other faces identified alone: strangers named, and enrolled
+  faces recognized in a copy of the photo at 0.8 of its size, JPEG 75;
 - faces refused by `enroll` and called too small by `identify`, by size;
-- the same with thresholds that do not know the quality of faces.
+- the same with thresholds that ignore the quality of faces.
 """
 
 from __future__ import annotations

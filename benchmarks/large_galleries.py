@@ -1,4 +1,4 @@
-"""Galleries of drawn people for the other benchmarks, filled quickly: a file as many calls of `add` would leave it."""
+"""Galleries of simulated people for the other benchmarks, filled quickly, with the same file content as many calls of `add`."""
 
 from __future__ import annotations
 

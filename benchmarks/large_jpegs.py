@@ -1,12 +1,12 @@
-"""JPEGs of 12 megapixels searched and read in full size, as before, and as they are now: speed, faces, embeddings, names.
+"""JPEGs of 12 megapixels read at full size, as before, and at reduced size, as now: speed, faces, embeddings, names.
 
-Photos are made 12 megapixels large with some noise, since enlarged ones would be too smooth: those of data/photos and
-data/groups, one of each known person of data/album, and some strangers. Before: decoded in full size, searched with 6
-megapixels. Now: decoded at half of the size, searched as they are then, with a second look at small candidates, and decoded
+Photos are enlarged to 12 megapixels with some noise, because enlarged photos would be too smooth: those of data/photos and
+data/groups, one of each known person of data/album, and some strangers. Before: decoded at full size, searched with 6
+megapixels. Now: decoded and searched at half of the size, with a second look at small candidates, and decoded
 again for the crops of small faces. Rounds alternate.
 
-Last, faces of LFW view 1 made smaller, so that they are as sharp as their size allows, 300 on a picture of 4096x3072: which
-share of them is found, by the longer side of their box.
+Last, 300 faces of LFW view 1, reduced so that they are as sharp as their size allows, on a picture of 4096x3072: the
+share of them that is found, by the longer side of their box.
 """
 
 from __future__ import annotations

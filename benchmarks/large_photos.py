@@ -1,7 +1,7 @@
-"""Peak memory and seconds of `detect` and `identify` on photos of 108 and 200 megapixels, one and four in a command.
+"""Peak memory and seconds of `detect` and `identify` on photos of 108 and 200 megapixels, one and four per command.
 
-Each line is a process of its own; its peak is what the kernel counted (`ru_maxrss`), so that models and libraries are in
-it. The first line, a small photo, shows what these take alone.
+Each line is a separate process; its peak is what the kernel counted (`ru_maxrss`), so it includes models and libraries.
+The first line, a small photo, shows what these take alone.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def main() -> None:
             [sys.executable, "-m", "facespace", "enroll", "--gallery", gallery, "--folder", people],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            check=False,  # a few portraits show nobody
+            check=False,  # a few portraits have no face
         )
         print(f"{'command':10}{'photo':26}{'photos':>8}{'peak MB':>10}{'seconds':>10}", flush=True)
         for command in args.commands:

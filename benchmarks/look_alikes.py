@@ -1,7 +1,7 @@
-"""Faces of group photos, and what pairs within one photo reach: for the calibration and for the rates on group photos.
+"""Faces of group photos, and the similarities within one photo: for the calibration and for the rates on group photos.
 
-The people of one photo differ from each other, but share light, camera and often age, sex, ethnicity or family. A pair
-of them is a harder one than two random people.
+The people of one photo are different, but share light, camera and often age, sex, ethnicity or family. A pair
+of them is harder than two random people.
 """
 
 from __future__ import annotations

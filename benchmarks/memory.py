@@ -1,6 +1,6 @@
-"""Peak memory of `facespace identify` against the number of photos: 10,000 by default, LFW view 1 twice and again.
+"""Peak memory of `facespace identify` against the number of photos: 10,000 by default, LFW view 1 repeated.
 
-Runs the command itself and watches its resident set: VmHWM while it works, at every thousand photos it prints.
+Runs the command itself and reads its resident memory while it works: VmHWM at every thousand photos it prints.
 """
 
 from __future__ import annotations

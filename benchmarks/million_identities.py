@@ -1,7 +1,7 @@
-"""The sharded, sampled classifier at 10 thousand, 100 thousand and a million identities: memory and time of a step.
+"""The sharded, sampled classifier at 10 thousand, 100 thousand and a million identities: memory and time per step.
 
-One process each time, and two (gloo): features of 512 numbers, batches of 64 a process, a tenth of the identities
-sampled, SGD with momentum. Memory is the peak of a process above what it had before the classifier was made.
+One process, and two (gloo): features of 512 numbers, batches of 64 per process, a tenth of the identities
+sampled, SGD with momentum. Memory is the peak of a process above its memory before the classifier was created.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What TensorFlow, webdataset and Hugging Face's datasets read and write. Run with the python of the peers' environment.
+"""Reads and writes datasets with TensorFlow, webdataset and Hugging Face's datasets. Run with the Python of the peers' environment.
 
 usage: peer_formats.py read FOLDER    reads tfrecord/, webdataset/, parquet/ in it: one JSON line of counts and digests
        peer_formats.py write FOLDER OUT    the images of FOLDER/webdataset (read by tarfile) as each of them writes them

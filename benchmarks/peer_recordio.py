@@ -1,4 +1,4 @@
-"""The part of recordio_real.py that MXNet does: one JSON line. Run with the Python that has it (3.8 did).
+"""MXNet's part of recordio_real.py: prints one JSON line. Run with a Python that has MXNet (3.8 did).
 
 usage: peer_recordio.py versions | read FOLDER | write IMAGES OUT one|two
 """

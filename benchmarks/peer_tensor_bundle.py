@@ -1,7 +1,7 @@
-"""Checkpoints as a TensorFlow writes them, with what they hold beside them in values.npz (and outputs in x.npy, y.npy).
+"""Write checkpoints with TensorFlow, with their values in values.npz (and outputs in x.npy, y.npy).
 
-usage: peer_tensor_bundle.py OUT    Run with a python that has TensorFlow, 1.2 or later; for 2.x `tf_slim` too, which
-runs up to 2.11: later ones write no models. One folder a case; its checkpoint has the prefix model-x.ckpt-7.
+usage: peer_tensor_bundle.py OUT    Run with a Python that has TensorFlow, 1.2 or later; for 2.x also `tf_slim`, which
+works up to 2.11: with later versions, no models are written. One folder per case; its checkpoint has the prefix model-x.ckpt-7.
 """
 
 import os

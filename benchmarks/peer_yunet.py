@@ -1,8 +1,8 @@
-"""Seconds OpenCV's FaceDetectorYN takes on images that are in memory: one JSON line. Run with the python of the peer.
+"""Time OpenCV's FaceDetectorYN on images in memory: prints one JSON line. Run with the Python of the peer.
 
 usage: peer_yunet.py MODEL IMAGES.npz [--rounds 3]. Each image is RGB and already has the size at which facespace searches
-it; OpenCV gets it as BGR. One call an image, all cores; the detector is told of a new size where the size changes, as its
-interface asks. `faces` counts what it finds from score 0.6 on, with its own non-maximum suppression at 0.3.
+it; OpenCV gets it as BGR. One call per image, all cores; the detector gets a new size when the size changes, as its
+interface requires. `faces` counts its faces with a score of at least 0.6, with its own non-maximum suppression at 0.3.
 """
 
 from __future__ import annotations

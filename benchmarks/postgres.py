@@ -1,8 +1,8 @@
-"""A gallery on PostgreSQL: searches with and without its index beside the default store's, enrolling, and the index.
+"""A gallery on PostgreSQL: searches with and without its index compared with the default store, enrolling, and the index.
 
-People are drawn: normal numbers whose spread falls from the first to the last, so that strangers are about as alike as faces
-are to SFace and FaceNet. Half of the probes are other photos of enrolled people (similarity 0.6), half are strangers. Give the
-address of a server that nobody else uses; the schema `facespace_benchmark` is dropped first and last.
+People are simulated: normal numbers whose spread falls from the first to the last, so that strangers are about as similar as faces
+are for SFace and FaceNet. Half of the probes are other photos of enrolled people (similarity 0.6), half are strangers. Give the
+address of a server that is not used otherwise; the schema `facespace_benchmark` is dropped first and last.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Does a model in the precision that this processor gets by default decide as in float32? How many decisions change.
+"""How many decisions change between this processor's default precision of a model and float32.
 
 Every face is found and cut once and embedded twice. LFW view 1: all pairs of photos at the default threshold, the listed pairs,
 accuracy and VAL. The album: six photos of each known person enrolled, the rest and strangers identified. Group photos: pairs
 within one photo at the thresholds for false match rates of 1e-2 and 1e-3, and everybody identified among the largest faces of
-all photos. Without a faster precision on this processor there is nothing to compare.
+all photos. If this processor has no faster precision, there is nothing to compare.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     parser.add_argument("--model", default=DEFAULT_MODEL)
-    parser.add_argument("--without-lfw", action="store_true", help="leave out the longest part")
+    parser.add_argument("--without-lfw", action="store_true", help="leave out LFW, the longest part")
     args = parser.parse_args()
     fastest = facespace.Embedder.load(args.model)
     if fastest.precision == "float32":

@@ -1,10 +1,10 @@
-"""Fits the formula of faces/quality.py, and says how well it tells which faces can be recognised.
+"""Fit the formula of faces/quality.py, and measure how well it predicts which faces can be recognized.
 
-The first photo of each genuine pair of pairsDevTrain (View 1 of LFW) is spoilt four times: made smaller so that its face
-has 10 to 130 px, log-uniform; of 30 % blurred before (Gaussian, radius 0.5 to 6 px of the full photo); 20 % darker, to
-0.1 to 0.6; through JPEG 30 to 95; and its face is found again. Does its similarity to the other photo, as it is, reach
-what 1e-3 of random pairs reach with SFace? A logistic regression tells it from the quantities that faces/quality.py
-computes, fitted on every second person and judged on the others by the area under the ROC. Faces that are not found again
+The first photo of each genuine pair of pairsDevTrain (View 1 of LFW) is degraded four times: reduced so that its face
+has 10 to 130 px, log-uniform; 30 % are blurred before (Gaussian, radius 0.5 to 6 px of the full photo); 20 % darkened, to
+0.1 to 0.6; JPEG quality 30 to 95. Then its face is detected again. The target is whether its similarity to the other, unchanged photo
+reaches what 1e-3 of random pairs reach with SFace. A logistic regression predicts it from the quantities that faces/quality.py
+computes, fitted on every second person and evaluated on the others by the area under the ROC. Faces that are not detected again
 have no quality and do not count.
 """
 

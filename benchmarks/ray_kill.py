@@ -1,6 +1,6 @@
 """A two-node Ray cluster on this machine embeds 2,000 photos; one node is killed in the middle.
 
-The archive must equal, array by array and bit by bit, the one of a single process, and no face may be lost or doubled.
+The archive must be identical, array by array and bit by bit, to that of a single process; no face may be lost or duplicated.
 
     python benchmarks/ray_kill.py > benchmarks/results/ray_kill.txt
 

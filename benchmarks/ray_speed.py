@@ -1,9 +1,9 @@
-"""Two Ray workers against one process on the same two cores, embedding LFW photos: photos a second, and their ratio.
+"""Two Ray workers compared with one process on the same two cores, embedding LFW photos: photos per second, and their ratio.
 
     python benchmarks/ray_speed.py > benchmarks/results/ray_speed.txt
 
-Both are whole commands. Starting Ray and loading the model take seconds however many photos there are, so the speed is told by the
-difference of two runs, of few photos and of many: (many - few) / (seconds of many - seconds of few). Runs alternate; medians.
+Both are whole commands. Starting Ray and loading the model take seconds, whatever the number of photos, so the speed is computed from
+the difference of two runs with few and with many photos: (many - few) / (seconds of many - seconds of few). Runs alternate; medians.
 """
 
 from __future__ import annotations

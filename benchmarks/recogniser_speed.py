@@ -1,9 +1,9 @@
-"""SFace by facespace beside OpenCV, ONNX Runtime and OpenVINO used directly on the same network, in alternating rounds.
+"""SFace in facespace compared with OpenCV, ONNX Runtime and OpenVINO used directly on the same network, in alternating rounds.
 
 The others get the network as facespace reads it, with free batch and float32 weights, their images as float32 beforehand and
-their best settings: all cores; OpenVINO with both hints, and with requests side by side for throughput. OpenCV reads its own
-file of the network. facespace gets crops of uint8 and makes unit vectors of them
-(`Embedder.embed`), in the precision that this processor gets by default and in float32. Wall time counts.
+their best settings: all cores; OpenVINO with both hints, and with parallel requests for throughput. OpenCV reads its own
+file of the network. facespace gets uint8 crops and computes unit embeddings
+(`Embedder.embed`), in this processor's default precision and in float32. Wall time counts.
 
     python benchmarks/recogniser_speed.py --site DIR    (DIR: pip install --target DIR openvino 'opencv-python-headless<5')
 """
@@ -96,7 +96,7 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--site", type=Path, help="folder with openvino and cv2, where they are not installed")
+    parser.add_argument("--site", type=Path, help="folder with openvino and cv2, if they are not installed")
     parser.add_argument("--rounds", type=int, default=9)
     args = parser.parse_args()
     if args.site:

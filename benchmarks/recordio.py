@@ -1,9 +1,9 @@
-"""RecordIO: how long opening a large file takes and how much memory, and what reading from it costs beside decoding.
+"""RecordIO: time and memory of opening a large file, and the cost of reading from it compared with decoding.
 
-The files are made in a temporary folder, 5 GB each, sparse: what nobody reads is not written. Every opening is a
-process of its own. Two processes read real JPEGs (112 px) that lie all over such a file, at random, and decode them;
-every few images are also decoded from memory, by Pillow alone and by the package, by turns in the same process, so
-that what else runs on the machine slows them all. The file's pages are in the system's cache, as it has just been
+The files are created in a temporary folder, 5 GB each, sparse: parts that are not read are not written. Every opening is a
+separate process. Two processes read real JPEGs (112 px) spread over such a file, at random, and decode them;
+every few images are also decoded from memory, by Pillow alone and by the package, alternately in the same process, so
+that other programs on the machine slow all of them equally. The file's pages are in the system's cache, because it has just been
 written.
 """
 

@@ -1,8 +1,8 @@
-"""RecordIO files exchanged with MXNet itself, both ways, compared record by record and byte by byte.
+"""RecordIO files exchanged with MXNet itself, in both directions, compared record by record and byte by byte.
 
-MXNet lives in a Python of its own (`--peer PYTHON`, with `pip install mxnet==1.9.1 "numpy<1.24"`). Images are those
-of `../shared/data/records`, and random bytes with RecordIO's magic number all over them, at multiples of four and
-not, which are parted when they are written.
+MXNet is in a separate Python (`--peer PYTHON`, with `pip install mxnet==1.9.1 "numpy<1.24"`). Images are those
+of `../shared/data/records`, and random bytes with many occurrences of RecordIO's magic number, at multiples of four and
+elsewhere, at which records are split when they are written.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class Exchange:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
-    parser.add_argument("--peer", required=True, help="the Python that has MXNet")
+    parser.add_argument("--peer", required=True, help="path of a Python that has MXNet")
     args = parser.parse_args()
     exchange = Exchange(args.peer)
     print(f"{exchange.ask('versions')}; facespace {facespace.__version__}")

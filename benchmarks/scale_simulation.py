@@ -1,19 +1,19 @@
-"""A simulation of 10⁸ photos, from files to people, on 1, 10 and 100 machines: how long, and what limits.
+"""A simulation of 10⁸ photos, from files to people, on 1, 10 and 100 machines: the time, and what limits it.
 
-Input is what `stage_times.py` measured (processor seconds of each stage on one kind of machine) and the limits of a cluster,
+Input is the result of `stage_times.py` (processor seconds of each stage on one kind of machine) and the limits of a cluster,
 which are options: cores and network of a machine, bandwidth, requests and listing of the store. Four phases:
 
 photos   Events in order of time. The store lists photos; cores take shards of --shard photos as they are listed; a
          core reads one shard ahead while it computes another (decode, detect, align, embed), and writes its rows. Store
-         and networks serve one transfer after the other at their rate. Shards vary in their work as a lognormal number
-         with --spread. The photos of a shard are read one by one, a request each.
-pairs    Similar pairs of faces, shard by shard: the cores of all machines share the work (`cluster --ray` shares it out), which
-         grows as N^1.5 as the buckets of `cluster` have it; each two shards are compared once, so one of them is read.
+         and networks serve one transfer after the other at their rate. The work of shards varies log-normally
+         with --spread. The photos of a shard are read one by one, with one request each.
+pairs    Similar pairs of faces, shard by shard: the cores of all machines divide the work (as in `cluster --ray`), which
+         grows as N^1.5 because of the buckets of `cluster`; each two shards are compared once, so one of them is read.
 merge    Groups from all pairs, in one process, in time linear in N.
 
-`--write` puts the table and the picture into docs/scale.md. `--check` simulates one machine of as many cores as were measured on the
-photos of the run that `stage_times.py` measured, and prints by how much the real command took longer or shorter. A figure
-from here is a plan, not a measurement.
+`--write` writes the table and the picture into docs/scale.md. `--check` simulates one machine with as many cores as were measured, on
+the photos of the run that `stage_times.py` measured, and prints how much longer or shorter the real command took. A figure
+from here is an estimate, not a measurement.
 """
 
 from __future__ import annotations
@@ -265,18 +265,18 @@ def main() -> None:
     parser.add_argument("--photos", type=float, default=1e8)
     parser.add_argument("--machines", type=int, nargs="*", default=[1, 10, 100])
     parser.add_argument(
-        "--cores", type=int, default=32, help="of a machine, each as fast as one of the measured machine"
+        "--cores", type=int, default=32, help="cores of a machine, each as fast as one of the measured machine"
     )
-    parser.add_argument("--network", type=float, default=25, help="Gbit/s of a machine")
-    parser.add_argument("--store", type=float, default=10, help="GB/s of the store")
-    parser.add_argument("--requests", type=float, default=40_000, help="of the store, a second")
-    parser.add_argument("--listed", type=float, default=100_000, help="names that the store lists, a second")
-    parser.add_argument("--photo-bytes", type=float, help="in place of those of the measured photos")
+    parser.add_argument("--network", type=float, default=25, help="network bandwidth of a machine in Gbit/s")
+    parser.add_argument("--store", type=float, default=10, help="bandwidth of the store in GB/s")
+    parser.add_argument("--requests", type=float, default=40_000, help="requests per second that the store answers")
+    parser.add_argument("--listed", type=float, default=100_000, help="names per second that the store lists")
+    parser.add_argument("--photo-bytes", type=float, help="mean size of a photo (default: that of the measured photos)")
     parser.add_argument("--shard", type=int, default=1000)
     parser.add_argument("--spread", type=float, default=0.2)
-    parser.add_argument("--price", type=float, help="of a core-hour; prints the cost of a million faces")
+    parser.add_argument("--price", type=float, help="price of a core-hour; prints the cost of a million faces")
     parser.add_argument("--check", action="store_true", help="only compare with the real command")
-    parser.add_argument("--write", action="store_true", help="write the table and the picture of docs/scale.md")
+    parser.add_argument("--write", action="store_true", help="write the table and the picture into docs/scale.md")
     args = parser.parse_args()
     times = json.loads(args.times.read_text(encoding="utf-8"))
     if args.photo_bytes:

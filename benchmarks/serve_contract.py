@@ -1,9 +1,9 @@
-"""The API of `facespace serve` against its own description, by schemathesis: examples, the edges of every value, drawn and wrong
-requests, and sequences of requests in which one uses what another answered.
+"""The API of `facespace serve` tested against its own description by schemathesis: examples, boundary values, random and invalid
+requests, and sequences of requests that use values from earlier answers.
 
-The service runs as it is installed, with a key and a gallery of people of the album. Every answer must be one that the
-description names, of the type and shape it says; no answer may be a server error but 503 with Retry-After; every error must be
-a problem as RFC 9457 describes them. The checks are those of schemathesis and of tests/support/contract/hooks.py.
+The service runs as installed, with a key and a gallery of people of the album. Every answer must be one that the
+description contains, with its type and shape; the only server error may be 503 with Retry-After; every error must be
+a problem according to RFC 9457. The checks are those of schemathesis and of tests/support/contract/hooks.py.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--failures", type=int, default=20, help="at which to stop")
+    parser.add_argument("--failures", type=int, default=20, help="number of failures after which to stop")
     args = parser.parse_args()
     photos = [
         str(next(iter(sorted(person.iterdir())))) for person in sorted((args.shared / "data/album/known").iterdir())

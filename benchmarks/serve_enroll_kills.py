@@ -1,9 +1,9 @@
-"""`enroll --server` killed (SIGKILL) at random moments, and the service too: is every photo enrolled exactly once?
+"""`enroll --server` and the service killed (SIGKILL) at random moments: every photo must be enrolled exactly once.
 
-Each round sends a folder of photos to a service. Again and again one of the two is killed: the command, or the service, which is
+Each round sends a folder of photos to a service. Repeatedly one of the two is killed: the command, or the service, which is
 started again at once, on the same port and gallery. A killed command is started again with the same journal, and in every
-second round without it. A round ends when a command has run to its end; then each photo must be there once, and whatever a
-command had said was enrolled must be there after each kill.
+second round without it. A round ends when a command has completed; then each photo must be enrolled once. After each kill,
+every photo that a command had reported as enrolled must be there.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def one_round(number: int, n_photos: int, n_workers: int, draw: random.Random) -
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--photos", type=int, default=40, help="a round")
+    parser.add_argument("--photos", type=int, default=40, help="photos per round")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
@@ -164,7 +164,7 @@ def main() -> None:
     print(processor())
     print(
         f"{n_rounds} rounds of {given.photos} photos, {given.workers} worker{'s' if given.workers > 1 else ''}: the command killed "
-        f"{n_command} times, the service {n_service} times; every photo is there once, nothing that was told is lost"
+        f"{n_command} times, the service {n_service} times; every photo is there once, no reported photo is lost"
     )
 
 

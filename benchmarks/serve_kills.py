@@ -1,8 +1,8 @@
-"""`facespace serve` killed (SIGKILL) while people are enrolled over HTTP: is everybody there whose enrolment was acknowledged?
+"""`facespace serve` killed (SIGKILL) while people are enrolled over HTTP: every acknowledged person must be there afterwards.
 
-Four clients enrol one person of LFW after the other. At a random moment every process of the server is killed at once; with
-several workers every second time one worker alone, which the others must replace. Then the server is started again on the same
-gallery: it must be ready, everybody ever acknowledged must be listed with a photo, and in the end the gallery must be whole.
+Four clients enroll one person of LFW after the other. At a random moment every process of the server is killed at once; with
+several workers, every second time only one worker, which the others must replace. Then the server is started again on the same
+gallery: it must be ready, everybody ever acknowledged must be listed with a photo, and at the end the gallery must be intact.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ GRACE = 30.0  # seconds that the clients may still take afterwards
 async def enrolled_until_killed(
     server: Served, photos: Iterator[Path], kill, wait: float
 ) -> tuple[list[str], list[str]]:
-    """(names acknowledged, answers that are none of a service): `kill` is called after `wait` seconds of enrolments."""
+    """Return (acknowledged names, invalid answers); `kill` is called after `wait` seconds of enrolments."""
     acknowledged: list[str] = []
     strange: list[str] = []
     first, over = asyncio.Event(), asyncio.Event()

@@ -1,9 +1,9 @@
-"""One client, one photo, a gallery of 1,000 people: the time of an answer over HTTP, beside the library's own single call.
+"""One client, one photo, a gallery of 1,000 people: the time of an answer over HTTP, compared with a single call of the library.
 
 The library's call is `FaceAnalyzer` on the bytes of the file and `Gallery.identify`, in this process, with the same gallery.
 Blocks of calls alternate, so that threads of one side that still spin do not slow the other. Medians over all calls count.
-The gallery has 35 people of the album and 965 drawn ones. The photos have one face: 250 px of LFW, and 1 megapixel, made of a
-photo of the album by Pillow.
+The gallery has 35 people of the album and 965 simulated ones. The photos have one face: 250 px of LFW, and 1 megapixel, made from a
+photo of the album with Pillow.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def add_drawn(gallery: facespace.Gallery, embedder: facespace.Embedder, n: int) 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
-    parser.add_argument("--calls", type=int, default=300, help="of each side and photo")
+    parser.add_argument("--calls", type=int, default=300, help="number of calls for each side and photo")
     parser.add_argument("--block", type=int, default=20)
     args = parser.parse_args()
     analyzer = facespace.FaceAnalyzer()

@@ -1,8 +1,8 @@
-"""The clients of serve_throughput.py and serve_overload.py, a process of its own: reads orders, prints what it measured.
+"""The clients of serve_throughput.py and serve_overload.py, in a separate process: reads orders, prints measurements.
 
 An order is a line of JSON on standard input: {"port": …, "photos": [paths], "clients": n, "seconds": s} for clients who each send
-a photo when the last one is answered, and with "per_second" for photos that are sent at this rate, answered or not, on at
-most so many connections. The answer is a line of JSON: seconds, statuses with how often each came, their times, errors.
+a photo when the previous one is answered, and with "per_second" for photos that are sent at this rate, answered or not, on a
+limited number of connections. The answer is a line of JSON: seconds, statuses with their counts, their times, errors.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Ten times as many requests as `facespace serve` can answer, for a minute, while somebody enrols: what comes back, and how soon?
+"""Ten times as many requests as `facespace serve` can answer, for a minute, while people are enrolled: which answers come, and how soon.
 
-First it is measured what 16 clients get answered. Then photos are sent at ten times that rate, whether or not the last are
-answered. Each must be answered 200, 429 or 503; 429 and 503 with Retry-After and within 100 ms, since a client that is
-refused late has waited for nothing. All the while two clients enrol, as Retry-After says when they are refused. Afterwards it is
-measured when one client is answered again within twice the time that was usual, and everybody whose enrolment was acknowledged
-must be there, before and after the server is started again.
+First the rate at which 16 clients are answered is measured. Then photos are sent at ten times that rate, whether or not earlier ones
+are answered. Each must be answered 200, 429 or 503; 429 and 503 with Retry-After and within 100 ms, so that refused clients do not
+wait. Meanwhile two clients enroll and follow Retry-After when they are refused. Afterwards the script
+measures how soon one client is answered within twice the usual time, and everybody whose enrolment was acknowledged
+must be there, before and after a restart of the server.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Enrolling(threading.Thread):
             elif answer.status in (200, 201):
                 if answer.json["added"]:
                     self.acknowledged.append(answer.json["person"]["name"])
-            elif answer.status != 422 and len(self.strange) < 3:  # 422: nobody in this photo could be enrolled
+            elif answer.status != 422 and len(self.strange) < 3:  # 422: no face in this photo could be enrolled
                 self.strange.append(f"{answer.status}: {answer.body[:300]!r}")
             await asyncio.sleep(0.02)
         connection.close()
@@ -72,7 +72,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--times", type=float, default=10)
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--options", default="", help="more options of the server, in one word with spaces between")
+    parser.add_argument(
+        "--options", default="", help="further options of the server, as one argument separated by spaces"
+    )
     args = parser.parse_args()
     load = os.getloadavg()[0]
     photos = [

@@ -1,9 +1,9 @@
-"""Photos a second that `facespace serve` names, beside the library on the same photos in the same run, alternating.
+"""Photos per second that `facespace serve` names, compared with the library on the same photos in the same run, alternating.
 
-The clients (16 at once, in a process of their own) send photos of LFW and of the album, whole files, each when the last is
-answered. The library is `facespace.process` with `Gallery.identify`, in a process of its own too, from files to names: its
-fastest way. Both use the gallery of the album's 35 people. While one works the other waits. Medians over the rounds count.
-The service runs as it is installed, with one worker.
+The clients (16 at once, in a separate process) send photos of LFW and of the album, whole files, each when the previous one is
+answered. The library is `facespace.process` with `Gallery.identify`, also in a separate process, from files to names: its
+fastest way. Both use the gallery of the album's 35 people. While one works, the other waits. Medians over the rounds count.
+The service runs as installed, with one worker.
 """
 
 from __future__ import annotations
@@ -53,11 +53,15 @@ def told(process: subprocess.Popen[str], **order: object) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
-    parser.add_argument("--minutes", type=float, default=5, help="of requests; the library takes as long besides")
+    parser.add_argument(
+        "--minutes", type=float, default=5, help="minutes of requests; the library runs for as long in addition"
+    )
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--options", default="", help="more options of the server, in one word with spaces between")
+    parser.add_argument(
+        "--options", default="", help="further options of the server, as one argument separated by spaces"
+    )
     args = parser.parse_args()
     # one album photo to one of LFW: their mean size is what two people at a time would send
     photos = [

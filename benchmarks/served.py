@@ -1,6 +1,6 @@
-"""A service started for a measurement, and the cheapest client there is: request bytes made beforehand, asyncio streams.
+"""A service started for a measurement, and the cheapest possible client: prepared request bytes, asyncio streams.
 
-The other serve_*.py import it. What the client costs is taken off the server, for both share the processor.
+The other serve_*.py import it. The client's cost reduces the server's rate, because both share the processor.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Are small faces recognised? View 1 of LFW made smaller: the default model beside the one before it, and without mirror images.
+"""Recognition of small faces: View 1 of LFW reduced in size, sface compared with casia-webface, and without mirror images.
 
-The first photo of each pair of pairsDevTest is made smaller so that the longer side of its face, as YuNet finds it, has
-that many pixels, goes through JPEG 75, and its face is found again; the second photo stays as it is. Both models see the
-same photos, each with its own detector at its defaults. The threshold is measured for each size: what 1e-3 of all pairs of
-a small photo and a full one of somebody else reach. A genuine pair whose small face is not found is a miss.
+The first photo of each pair of pairsDevTest is reduced so that the longer side of its face, as YuNet finds it, has
+the given number of pixels, saved as JPEG 75, and its face is detected again; the second photo is unchanged. Both models see the
+same photos, each with its own detector at its defaults. The threshold is measured for each size: the similarity reached by 1e-3 of all
+pairs of a small photo and a full one of somebody else. A genuine pair whose small face is not found is a miss.
 
-`single` compares the crop alone, centred as usual, instead of the crop and its mirror image added: half of the work.
+`single` compares the centred crop alone, instead of the crop and its mirror image added: half of the work.
 """
 
 from __future__ import annotations

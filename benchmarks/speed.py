@@ -1,12 +1,12 @@
-"""Speed beside facenet-pytorch on the same cores: ours, theirs, ours, theirs; ratios of medians.
+"""Speed compared with facenet-pytorch on the same cores, in alternating rounds; ratios of medians.
 
-Theirs is peers/facenet_pytorch.py, in an environment that is made the first time. Of detection photos are decoded
-beforehand on both sides; their better way of detecting (one by one, or batches of equal sizes) counts. Embedding has
-rounds of its own, shorter and more: how fast the matrix unit is depends on what other programs compute on the processor,
+facenet-pytorch is peers/facenet_pytorch.py, in an environment that is created the first time. For detection, photos are decoded
+beforehand on both sides; the peer's better way of detecting (one by one, or batches of equal sizes) counts. Embedding has
+separate rounds, shorter and more of them: the speed of the matrix unit depends on the other programs on the processor
 and changes within seconds. The album goes the whole way, from files to names: decoded, all faces found, aligned,
-embedded, and identified among 35 people, of each of whom one photo is enrolled; `bench.py` has more peers and rows.
+embedded, and identified among 35 people with one enrolled photo each. `bench.py` has more peers and rows.
 
-Which runtime and precision there are depends on the processor: with AMX or AVX512-BF16 and OpenVINO, casia-webface computes
+Runtime and precision depend on the processor: with AMX or AVX512-BF16 and OpenVINO, casia-webface computes
 in integers and bfloat16, elsewhere in float32 (see the last lines).
 """
 

@@ -1,15 +1,15 @@
-"""What each stage costs on this machine, in processor seconds, for `scale_simulation.py`: written to a JSON file.
+"""The cost of each stage on this machine, in processor seconds, for `scale_simulation.py`: written to a JSON file.
 
-Photos are the 569 of the album (CelebA, original sizes) unless --photos names another folder. Every stage is measured alone,
-in batches as `facespace embed` makes them, on all photos, in processor time of all threads, best of --rounds: reading files
-that the system has in memory, decoding, detecting, aligning (and rating the crop), embedding photo and mirror image, writing
+Photos are the 569 of the album (CelebA, original sizes) or those of the folder --photos. Every stage is measured alone,
+in the batches of `facespace embed`, on all photos, in processor time of all threads, best of --rounds: reading files
+from the system's cache, decoding, detecting, aligning (and rating the crop), embedding photo and mirror image, writing
 rows.
 
-Pairs and merging are those of `facespace cluster` on drawn faces of two numbers, --faces and twice as many, so that the
-exponent of their growth is measured, too: people of 1 to 20 photos, whose photos have a cosine of 0.6 and whose
+Pairs and merging are those of `facespace cluster` on simulated faces of two numbers, --faces and twice as many, so that the
+exponent of their growth is measured too: people with 1 to 20 photos, whose photos have a cosine of 0.6 and whose
 means are random. Real faces have more pairs by chance, so merging them takes longer.
 
-Last, `facespace embed` itself on the first --run photos, in a process of its own: what `scale_simulation.py` compares with.
+Last, `facespace embed` itself on the first --run photos, in a separate process, for comparison with `scale_simulation.py`.
 """
 
 from __future__ import annotations
@@ -154,10 +154,10 @@ def run_embed(paths: list[Path]) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
-    parser.add_argument("--photos", type=Path, help="a folder of photos in place of the album")
+    parser.add_argument("--photos", type=Path, help="folder of photos (default: the album)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
-        "--run", type=int, default=1000, help="photos of the real command, taken again where there are fewer"
+        "--run", type=int, default=1000, help="number of photos for the real command; repeated if there are fewer"
     )
     parser.add_argument("--faces", type=int, default=125_000)
     parser.add_argument("--output", type=Path, default=RESULTS / "stage_times.json")

@@ -1,4 +1,4 @@
-"""How long `import facespace` and `facespace --help` take warm, and what they load."""
+"""How long `import facespace` and `facespace --help` take with a warm cache, and what they load."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints written by TensorFlow itself and read by us: which tensors are equal bit for bit, and models' outputs.
+"""Checkpoints written by TensorFlow itself and read by facespace: which tensors are equal bit for bit, and models' outputs.
 
 usage: tensor_bundle_real.py --peer PYTHON_WITH_TENSORFLOW [--peer ANOTHER …]
 """
@@ -50,7 +50,9 @@ def model(folder: Path) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--peer", type=Path, action="append", required=True, help="a python that has TensorFlow")
+    parser.add_argument(
+        "--peer", type=Path, action="append", required=True, help="path of a Python that has TensorFlow"
+    )
     packages = ("facespace", "numpy", "protobuf", "google-crc32c", "onnxruntime")
     print(", ".join(f"{name} {version(name)}" for name in packages))
     script = Path(__file__).with_name("peer_tensor_bundle.py")

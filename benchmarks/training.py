@@ -1,7 +1,7 @@
-"""Training from scratch on two cores: the recipe `cpu` with three losses, verified on people it never saw.
+"""Training from scratch on two cores: the recipe `cpu` with three losses, verified on people not seen in training.
 
 130 people of train_182, MobileFaceNet. Each network is verified on LFW view 1 (whole photos, threshold from pairsDevTrain,
-accuracy on pairsDevTest, interval over people), and so is the one that training began with. `wall` is the whole command.
+accuracy on pairsDevTest, interval over people), and so is the untrained network. `wall` is the whole command.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     parser.add_argument("--losses", nargs="*", choices=LOSSES, default=list(LOSSES))
-    parser.add_argument("overrides", nargs="*", help="KEY=VALUE for all of them")
+    parser.add_argument("overrides", nargs="*", help="KEY=VALUE that overrides all recipes")
     args = parser.parse_args()
     view, data = args.shared / "data/lfw_view1", args.shared / "data/train_182"
     with tempfile.TemporaryDirectory() as folder:

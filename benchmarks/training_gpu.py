@@ -1,12 +1,12 @@
-"""Training on one GPU: images a second of the loop beside a bare loop of the same network, and their share of the card.
+"""Training on one GPU: images per second of the loop compared with a minimal loop of the same network, and the share of the card's limit.
 
 Inception-ResNet-v1 (160 px) and IResNet-50 (112 px), bfloat16, batches of 256 and 512, 100,000 identities (ArcFace). The data are
-JPEG crops of noise in a RecordIO file made here, decoded and augmented by worker processes. The card's matrix rate is
-that of its own bfloat16 product, measured here; work is 3 times that of a forward pass. Last, 200 steps of the loop
+JPEG crops of noise in a RecordIO file created here, decoded and augmented by worker processes. The card's matrix rate is
+that of its own bfloat16 product, measured here; the work is 3 times that of a forward pass. Last, 200 steps of the loop
 in bfloat16 and in float32 from the same weights: the loss of both.
 
-`--device cpu` runs the same on the processor, to try the script: take few steps, identities and batches. Without a CUDA card
-it says so in one line and ends with code 2.
+`--device cpu` runs the same on the processor, to try the script: use few steps, identities and batches. Without a CUDA card,
+the script says so in one line and ends with code 2.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""What the training loop costs beside the bare forward and backward pass of the same network on the same batches.
+"""The cost of the training loop compared with the forward and backward pass of the same network on the same batches.
 
-Process CPU time of the training process, its step by step, against a bare loop (zero gradients, forward, loss, backward,
-optimiser step) over tensors that are there; rounds in turn, the best of each counts. The loop tells the C library to keep
-freed memory, which is part of what it gives; a bare loop is measured as anybody writes it, and once more with that.
-Two worker processes decode and augment 182 px crops meanwhile; their CPU time is told apart, as is the share of time the
-loop waits for them.
+Processor time of the training process per step, compared with a minimal loop (zero gradients, forward, loss, backward,
+optimizer step) over prepared tensors; rounds alternate, the best of each counts. The training loop makes the C library keep
+freed memory; the minimal loop is measured without that, as it is usually written, and once more with it.
+Two worker processes decode and augment 182 px crops meanwhile; their processor time is reported separately, as is the share of time
+for which the loop waits for them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""How long a whole evaluation takes, and its peak memory: ten folds, angles, mean subtracted, intervals over people.
+"""Time and peak memory of a whole evaluation: ten folds, angles, mean subtracted, intervals over people.
 
-Each size runs in a process of its own, on 512 random numbers a photo; the embeddings are part of the peak.
+Each size runs in a separate process, on 512 random numbers per photo; the peak includes the embeddings.
 """
 
 from __future__ import annotations

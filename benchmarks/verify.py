@@ -1,4 +1,4 @@
-"""`facespace verify` as typed on LFW view 1 and on its `.bin`: what the commands print, and that the file reads exactly."""
+"""`facespace verify` on LFW view 1 and on its `.bin`: the output of the commands, and that the file is read exactly."""
 
 from __future__ import annotations
 

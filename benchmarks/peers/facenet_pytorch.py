@@ -5,11 +5,11 @@
 # alone = ["facenet-pytorch==2.6.0"]
 # advice = "none in its documentation"
 # ///
-"""facenet-pytorch: MTCNN and InceptionResnetV1 by torch.
+"""facenet-pytorch: MTCNN and InceptionResnetV1 with torch.
 
-Its package asks for a torch of 2024, so it goes in without what it asks for, and `stand_in` stands for the three functions
-of torchvision that it calls. It carries no weights of its embedder: those are drawn, which is the same arithmetic, unless
-PEER_MODELS has 20180402-114759-vggface2.pt.
+Its package requires a torch of 2024, so it is installed without its requirements, and `stand_in` replaces the three functions
+of torchvision that it calls. It contains no weights for its embedder: random ones are used, which does not change the speed, unless
+PEER_MODELS contains 20180402-114759-vggface2.pt.
 """
 
 import os

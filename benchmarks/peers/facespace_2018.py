@@ -5,7 +5,7 @@
 # project = true
 # advice = "its default error rates"
 # ///
-"""This project with FaceNet's model of 2018 and MTCNN, the networks that most of the peers have."""
+"""This project with FaceNet's model of 2018 and MTCNN, the networks that most of the peers use."""
 
 import importlib.util
 from pathlib import Path

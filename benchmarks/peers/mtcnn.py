@@ -3,7 +3,7 @@
 # [tool.bench]
 # title = "mtcnn (TensorFlow)"
 # ///
-"""The package mtcnn, by TensorFlow, with its defaults."""
+"""The package mtcnn, with TensorFlow and its defaults."""
 
 import os
 from importlib import metadata

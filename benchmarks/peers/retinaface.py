@@ -4,7 +4,7 @@
 # title = "RetinaFace"
 # models = true
 # ///
-"""RetinaFace by insightface: PEER_MODELS/retinaface.onnx, any of its detectors exported with nine outputs."""
+"""RetinaFace from insightface: PEER_MODELS/retinaface.onnx, any of its detectors exported with nine outputs."""
 
 import os
 from importlib import metadata

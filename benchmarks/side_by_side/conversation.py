@@ -1,4 +1,4 @@
-"""A peer's process that stays warm: requests to it, answers from it, and what is wrong when none come."""
+"""A peer's process that stays warm: sends requests, reads answers, and reports why an answer does not come."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Conversation:
         if self._stopped:
             raise PeerStopped(self._stopped)
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # its end is told below
+        with contextlib.suppress(BrokenPipeError):  # its end is reported below
             self._process.stdin.write(json.dumps({"do": do, **values}).encode() + b"\n")
             self._process.stdin.flush()
         try:

@@ -1,19 +1,19 @@
-"""Runs one file of `peers/` and answers requests about it: a JSON object a line in, a JSON object a line out.
+"""Run one file of `peers/` and answer requests about it: one JSON object per line in and out.
 
-usage: door.py PEER_FILE    Run with the peer's own python; needs nothing but the standard library.
+usage: door.py PEER_FILE    Run with the peer's own Python; needs only the standard library.
 
-The file has a class `Peer`. What it can do is told by the methods it has:
-- importing the file imports the peer's packages, `Peer()` loads its models; `versions`: {package: version}; `read(path)`: a photo, decoded as the peer likes it, with its `size(photo)`;
+The file has a class `Peer`, whose methods show what the peer supports:
+- importing the file imports the peer's packages, `Peer()` loads its models; `versions`: {package: version}; `read(path)`: a photo, decoded as the peer needs it, with its `size(photo)`;
 - `detect(photo)`: boxes (x1, y1, x2, y2); `detect_many(photos)`: the same for photos of one size in batches;
-- `crops(n)`, `embed(crops)`: a batch of drawn crops, and their embeddings;
+- `crops(n)`, `embed(crops)`: a batch of random crops, and their embeddings;
 - `represent(photo)`: (box, features) of each face; `verdict(a, b)`: score of two faces and whether they are called the same
-  person, None where the peer advises no threshold; `recognises = False` says that its weights are drawn;
+  person, None if the peer recommends no threshold; `recognises = False` says that its weights are random;
 - `enroll({name: path})`, `identify(paths)`: for each photo ([(box, name or None)], (width, height)); by default from the above;
-- `align(paths, out, size)`: crops written into a folder, `size` photos a call;
-- `train_step(n)`: one step of training on n drawn crops;
+- `align(paths, out, size)`: write crops into a folder, `size` photos per call;
+- `train_step(n)`: one training step on n random crops;
 - `index(vectors)`, `search(probes)`: the most similar of many vectors.
-Times are of the wall (`seconds`) and of the processor (`cpu`). Photos are decoded before the clock starts, except for
-`identify`, which goes from files to names. The clock runs over `repeat` repetitions, and both times are those of one.
+Times are wall time (`seconds`) and processor time (`cpu`). Photos are decoded before the clock starts, except for
+`identify`, which goes from files to names. The clock runs over `repeat` repetitions; both times are per repetition.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Peers and the environments they run in, each described at the top of its file in `peers/`.
+"""Peers and their environments, each described at the top of its file in `peers/`.
 
-The description is inline script metadata (PEP 723): `dependencies` are installed by pip with what they ask for. In the
-table `tool.bench`, `title` is the name in the table, `alone` has packages that pip installs without what they ask for, `npm`
-those of a program for Node, `models` says that the peer needs files that no package carries (folder `PEER_MODELS`), and
-`project` that it runs in the environment of this project, which `dependencies` then only measure the installation of.
-`advice` says where the peer's threshold comes from.
+The description is inline script metadata (PEP 723): pip installs `dependencies` with their requirements. In the
+table `tool.bench`, `title` is the name in the results, `alone` lists packages that pip installs without their requirements, `npm`
+those of a program for Node, `models` says that the peer needs files that are not in a package (folder `PEER_MODELS`), and
+`project` that it runs in this project's environment; `dependencies` are then used only to measure the installation.
+`advice` gives the source of the peer's threshold.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The machine that numbers were measured on: its processor, which of the features that matter it has, and its load."""
+"""The machine that numbers were measured on: its processor, its relevant features, and its load."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Photos of 250 px, VGA, 1080p and 12 megapixels with one, six and fifty real faces in them.
+"""Photos of 250 px, VGA, 1080p and 12 megapixels that contain one, six and fifty real faces.
 
-Those of 250 px are photos of LFW view 1 as they are. The others are composed: photos of LFW, each of another person, cut to
+Those of 250 px are unchanged photos of LFW view 1. The others are composed: photos of LFW, each of another person, are cut to
 their middle 160 px (a face is about 100 px of it), scaled, and put in a grid onto a real photo without people, which is
-repeated in mirror image to fill the size with texture. `LAYOUTS` has the sides of what is put there.
+repeated in mirror image to fill the size with texture. `LAYOUTS` has the sizes of the grid and faces.
 """
 
 from __future__ import annotations

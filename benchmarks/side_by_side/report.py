@@ -1,4 +1,4 @@
-"""What came of a run: one JSON file, and the table that is printed."""
+"""The results of a run: one JSON file, and the printed table."""
 
 from __future__ import annotations
 

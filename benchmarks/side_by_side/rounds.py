@@ -1,4 +1,4 @@
-"""Peers take turns at a row of the table: ours, theirs, ours, theirs; medians, spread and ratios of what they took."""
+"""Peers alternate at a row of the table: ours, theirs, ours, theirs; medians, spread and ratios of their results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MOST_REPEATS = 50
 
 @dataclass
 class Cell:
-    """What one peer took at one row: a value a round, in the row's unit, or why there is none."""
+    """The values of one peer for one row, one per round in the row's unit, or the reason for their absence."""
 
     values: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)  # seconds of the processor an item
