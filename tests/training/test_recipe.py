@@ -296,7 +296,7 @@ def test_files_that_are_no_recipe(tmp_path):
         load("a\0b")
     file = tmp_path / "big.toml"
     file.write_bytes(b"#" * 1_000_001)
-    with pytest.raises(RecipeError, match=r"big.toml: 1,000,001 bytes"):
+    with pytest.raises(RecipeError, match=r"big.toml: must have at most 1,000,000 bytes, got 1,000,001"):
         load(file)
     file.write_bytes(b"")
     with pytest.raises(RecipeError, match=r"big.toml: the file is empty"):
