@@ -138,7 +138,7 @@ def _name_in(change: PersonChange) -> str:
 
 
 def logged_change(store: SqlValues, cursor: Cursor, kind: Any, stored: Any) -> tuple[Change | None, str]:
-    """Return the change of a row of the log, and its line for the user if the row has none, as for enrolments."""
+    """Return the change of a row of the log, and a line for the user if it is an enrolment, whose row has no text."""
     if stored is None:
         return None, ""
     value = store._object(store._opened(stored), "a change in the log")
