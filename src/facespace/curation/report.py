@@ -21,7 +21,7 @@ from facespace.io.files import write_together
 from facespace.io.text import plain_text
 from facespace.reports.page import data_uri, render
 
-_SHOWN = 150  # findings of a kind on the page; the JSON has all
+_SHOWN = 150  # findings of each kind on the page; the JSON has all
 _THUMBNAIL = 96
 
 
@@ -67,12 +67,12 @@ def small_identities(findings: Findings, proposals: Sequence[Proposal]) -> list[
     return [
         (name, files[name], left[name])
         for name in findings.images.names
-        if left[name] < least and (left[name] or files[name] < least)  # not if all files are dropped for other reasons
+        if left[name] < least and (left[name] or files[name] < least)  # not if other reasons drop all its files
     ]
 
 
 def as_json(findings: Findings, proposals: Sequence[Proposal]) -> dict[str, Any]:
-    """Return the report as JSON: `counts`, `settings`, then a list per kind of finding. Files are named as in the list."""
+    """Return the report as JSON: `counts`, `settings`, then a list per kind of finding. Files have their names in the list."""
     images, labels, evaluation = findings.images, findings.labels, findings.evaluation
     names = [plain_text(name) for name in images.names]
     files = [plain_text(relative(path, findings.root)) for path in images.paths]

@@ -32,7 +32,7 @@ _START_OF_SCAN, _END, _APP1 = 0xDA, 0xD9, 0xE1
 
 
 def check_jpeg(stream: BinaryIO) -> str:
-    """Return why a JPEG must not be decoded, that is too many scans or segments; empty if it may be decoded.
+    """Return why a JPEG must not be decoded (too many scans or segments), or an empty string if it may be decoded.
 
     The stream is read from its position and left at any position. Damage is not reported here, because decoders do that.
 
@@ -81,7 +81,7 @@ def _segments(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
 
 
 class _Window:
-    """A buffered view of a stream: only one piece is in memory."""
+    """A buffered view of a stream, which keeps only one piece in memory."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -94,7 +94,7 @@ class _Window:
             if found := _MARKER.search(self._piece, self._at):
                 self._at = found.end()
                 return self._piece[self._at - 1]
-            half = self._piece[self._at :].endswith(b"\xff")  # of a marker
+            half = self._piece[self._at :].endswith(b"\xff")  # the first half of a marker
             self._at = len(self._piece) - half
             if not self._fill(half + 1):
                 return None
@@ -114,7 +114,7 @@ class _Window:
             n -= step
 
     def _fill(self, n: int) -> bool:
-        """Read until `n` more bytes are in memory; return whether there are so many."""
+        """Read until `n` more bytes are in memory; return False if the stream ends before."""
         while len(self._piece) - self._at < n and (more := self._stream.read(_CHUNK)):
             self._piece = self._piece[self._at :] + more
             self._at = 0

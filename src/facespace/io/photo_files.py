@@ -8,7 +8,7 @@ import warnings
 from facespace.io.file_kinds import Kind, kind_in_folder
 from facespace.io.text import one_line
 
-_NAMED = 3  # files of a kind that the line names
+_NAMED = 3  # files of each kind that are named in the line
 
 
 class LeftOutWarning(UserWarning):
@@ -16,7 +16,7 @@ class LeftOutWarning(UserWarning):
 
 
 class PhotoFiles:
-    """Chooses the photos among files found in folders by `kind_in_folder`, and counts the others.
+    """Chooses the photos among files found in folders, by `kind_in_folder`, and counts all other files.
 
     Callers must skip hidden files, also those of macOS called `._photo.jpg`; they are not counted.
 
@@ -30,7 +30,7 @@ class PhotoFiles:
         self._names: dict[Kind, list[str]] = {Kind.VIDEO: [], Kind.OTHER: []}
 
     def takes(self, path: str | os.PathLike[str], name: str = "", *, kind: Kind | None = None) -> bool:
-        """Return whether a file is a photo, and count it otherwise; `name` is shown instead of its path, `kind` if known."""
+        """Return whether a file is a photo, else count it; `name` replaces its path in messages, `kind` saves a look."""
         kind = kind_in_folder(path) if kind is None else kind
         if kind is Kind.PHOTO:
             return True

@@ -44,7 +44,7 @@ Arrays = dict[str, npt.NDArray[Any]]
 def write_tensor_file(path: Path, kind: str, arrays: Mapping[str, npt.NDArray[Any]], record: dict[str, Any]) -> None:
     """Write arrays and a record atomically; `kind` is the kind of file, for instance "classifier".
 
-    Raises `FacespaceError` if the file would be too large for `read_tensor_file`; an existing file is then kept. The file
+    Raises `FacespaceError`, and keeps an existing file, if the file would be too large for `read_tensor_file`. The file
     is written array by array, because safetensors' own writers copy the whole file in memory, or report a full disk without
     its error number.
     """
@@ -73,7 +73,7 @@ def write_tensor_file(path: Path, kind: str, arrays: Mapping[str, npt.NDArray[An
 def read_tensor_file(
     path: Path, kind: str, error: type[FacespaceError], *, remedy: str
 ) -> tuple[Arrays, dict[str, Any]]:
-    """Read a file of `write_tensor_file`; raises `error`, whose message says what is wrong and ends with `remedy`.
+    """Read a file that `write_tensor_file` wrote; raises `error`, whose message says what is wrong and ends with `remedy`.
 
     A pickle is refused. Reading takes no more memory than the file's size.
     """

@@ -207,7 +207,7 @@ class SQLiteStore(SqlStore):
 
     @contextlib.contextmanager
     def _errors(self, written: Path | None = None) -> Iterator[None]:
-        """Convert SQLite's errors to one-line `GalleryError`s; a message names the file `written` if given, else the gallery."""
+        """Convert SQLite's errors to one-line `GalleryError`s; `written` is the file to name if it is not the gallery."""
         path = written or self.path
         try:
             yield
