@@ -307,7 +307,7 @@ def _others(
     embeddings: Floats, labels: Ints, centres: Floats, counts: Ints, corrections: npt.NDArray[np.float64],
     same_people: list[tuple[int, int, float]],
 ) -> tuple[npt.NDArray[np.float64], Ints, float, float]:  # fmt: skip
-    """Return similarity (N,) and label (N,) of the nearest centre of another person; mean and deviation over all such."""
+    """Return similarity (N,) and label (N,) of the nearest centre of another person; mean and deviation for all of them."""
     same: dict[int, list[int]] = {}
     for one, two, _ in same_people:
         same.setdefault(one, []).append(two)

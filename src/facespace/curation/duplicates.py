@@ -50,7 +50,7 @@ class Copy:
 def duplicates(
     embeddings: Floats, thumbnails: npt.NDArray[np.uint8], labels: Ints, digests: Sequence[bytes]
 ) -> list[Copy]:
-    """Find which of N images show one photo: the best earlier copy of each, under its own label and under any other.
+    """Find which of N images show the same photo: the best earlier copy of each, with the same and with another label.
 
     `embeddings` (N,D) are unit vectors that are equal for an image and its mirror image, `thumbnails` (N,24,24) are gray,
     and `digests` are hashes of the pixels, equal for exact copies. Every pair with a similarity s of at least 0.85 is a

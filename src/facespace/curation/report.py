@@ -72,7 +72,7 @@ def small_identities(findings: Findings, proposals: Sequence[Proposal]) -> list[
 
 
 def as_json(findings: Findings, proposals: Sequence[Proposal]) -> dict[str, Any]:
-    """Return the report as JSON: `counts`, `settings`, then a list per kind of finding. Files have their names in the list."""
+    """Return the report as JSON: `counts`, `settings`, then a list per kind of finding. Files are named as in the list."""
     images, labels, evaluation = findings.images, findings.labels, findings.evaluation
     names = [plain_text(name) for name in images.names]
     files = [plain_text(relative(path, findings.root)) for path in images.paths]

@@ -223,7 +223,7 @@ def inference_graph(graph: Graph, output: str, source: str) -> Graph:
 
 
 def output_node(graph: Graph, name: str, source: str) -> str:
-    """Return the name of the output node: `name`, or `name` in a scope, or the graph's only end; one must be unique.
+    """Return the name of the output node: `name`, else the only node `…/name`, else the graph's only end.
 
     Importing a graph into another one adds a scope to all its names, and some graphs use a name other than `embeddings`.
     An end is a node that no node reads; ends are only considered in a graph without variables. Raises `ModelError`, which
@@ -283,7 +283,7 @@ def _pivots(graph: Graph, node: Any) -> list[str]:
 
 
 def _dead_and_undecided(graph: Graph, order: list[str], source: str) -> tuple[set[tuple[str, int]], dict[str, str]]:
-    """Return the outputs that inference never computes, as (node, number or −1 for all), and undecided switches → condition."""
+    """Return the outputs that inference never computes (−1: all of a node), and the condition of each undecided switch."""
     dead: set[tuple[str, int]] = set()
     undecided: dict[str, str] = {}
     truths: dict[str, bool | None] = {}

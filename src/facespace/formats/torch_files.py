@@ -117,7 +117,7 @@ def _check_archive(data: bytes, path: Path) -> None:
 
 
 def require_torch(what: str) -> None:
-    """Raise `RuntimeUnavailable` if torch or safetensors is not installed; the message begins with `what` needs them."""
+    """Raise `RuntimeUnavailable` if torch or safetensors is not installed; the message says that `what` needs them."""
     try:
         import safetensors
         import torch  # noqa: F401

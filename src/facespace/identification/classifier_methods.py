@@ -115,7 +115,7 @@ def restore(
     n_people: int,
     arrays: Mapping[str, npt.NDArray[np.float32]],
 ) -> Method:
-    """Rebuild a method from the values that `fit` was given and its `arrays`; raise `ValueError` for wrong shapes."""
+    """Rebuild a fitted method from its `arrays` and the arguments of `fit`; raise `ValueError` for wrong shapes."""
     if method in ("centroid", "knn") or n_people == 1:
         return fit(method, embeddings, owners, n_people)
     weights, bias = arrays.get("weights"), arrays.get("bias")

@@ -267,7 +267,7 @@ def merge(store: Store, names: Sequence[PersonRef], into: PersonRef) -> Done:
 def merged_into(store: Store, person: int) -> list[int]:
     """Return the ids of removed people who were merged into that person, directly or through others.
 
-    These entries are earlier records of the same person, so they must be erased together with that person.
+    They are the same person under other names, so they must be erased together with that person.
     """
     merges = [
         one.change for one in store.log(_LOG_LIMIT) if one.kind == "merge" and one.change is not None and not one.undone

@@ -1,4 +1,4 @@
-"""Checks for enrolling another photo of a person: is a face similar enough, and which face of a photo is the person?
+"""Checks for enrolling another photo of a person: whether a face is similar enough, and which face of a photo to enroll.
 
 A face is compared with the mean embedding of the person's other photos, and with other people as in `Gallery.identify`.
 """

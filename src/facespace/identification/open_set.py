@@ -75,7 +75,7 @@ def offset(margins: Floats, rate: float, *, table: bool) -> float:
     """Return the number to add to every threshold so that a share `rate` of strangers like these is named.
 
     `margins` (N,) are the strangers' similarities minus the present thresholds. The offset that names exactly that share
-    depends on the N · rate largest margins, so it is uncertain if they are few margins. If the thresholds come from a
+    depends on the N · rate largest margins, so it is uncertain if these are few. If the thresholds come from a
     `table` measured on many people, only the fraction N · rate / (N · rate + 20) of the offset is used.
 
     >>> margins = np.arange(1000) / 1000

@@ -168,8 +168,8 @@ def restore_folders(parent: Path) -> None:
 def place_from(folder: AnyPath, target: AnyPath) -> AnyPath:
     """Return the path of the file `target` relative to `folder` if they share more than the root, else `target` itself.
 
-    Both paths must be absolute. A relative path stays right when folder and file are moved together; through the root it
-    would not.
+    Both paths must be absolute. A relative path stays valid when folder and file are moved together, unless it leads
+    through the root.
 
     >>> from pathlib import PurePosixPath, PureWindowsPath
     >>> str(place_from(PurePosixPath("/home/ann/people"), PurePosixPath("/home/ann/photos/a.jpg")))

@@ -30,7 +30,7 @@ class PhotoFiles:
         self._names: dict[Kind, list[str]] = {Kind.VIDEO: [], Kind.OTHER: []}
 
     def takes(self, path: str | os.PathLike[str], name: str = "", *, kind: Kind | None = None) -> bool:
-        """Return whether a file is a photo, else count it; `name` replaces its path in messages, `kind` saves a look."""
+        """Return whether a file is a photo, else count it; messages show `name` as its path; `kind` is given if known."""
         kind = kind_in_folder(path) if kind is None else kind
         if kind is Kind.PHOTO:
             return True

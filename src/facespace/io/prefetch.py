@@ -87,7 +87,7 @@ def wait_for_memory(n_pixels: int) -> None:
 
 
 class _PixelBudget:
-    """Limits the pixels that numbered items have in memory; items `enter` in the order of their numbers and `release`.
+    """Limits the pixels of numbered items in memory; items enter in the order of their numbers and leave by `release`.
 
     An item only waits for earlier items, so there is no deadlock.
     """

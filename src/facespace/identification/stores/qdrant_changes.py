@@ -1,4 +1,4 @@
-"""Prepares and commits a change at Qdrant: reads the people and photos it affects, changes them, and commits the result."""
+"""Prepares and commits a change at Qdrant: reads the affected people and photos, changes them, and commits the result."""
 
 from __future__ import annotations
 

@@ -175,7 +175,7 @@ class Ledger:
         self.server.insert(self.records, [point(HEAD, DUMMY, first.payload())])
 
     def commit(self, before: Head, intent: Intent) -> bool:
-        """Commit a change and carry it out; return False, with nothing changed, if another came since `before`."""
+        """Commit a change and carry it out; return False, with nothing changed, if another change came first."""
         entry, now = new_point(), int(time.time())
         after = dataclasses.replace(intent.head, seq=before.seq + 1, pending=entry)
         written = {"kind": "change", "seq": after.seq, "state": STAGED, "added": now, "intent": intent.to_json()}

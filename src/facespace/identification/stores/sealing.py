@@ -26,7 +26,7 @@ _SCRYPT = {"n": 2**15, "r": 8, "p": 1, "maxmem": 2**26}
 
 
 class Sealing(Protocol):
-    """Converts values to and from their stored form. `open` and `open_text` raise `ValueError` for a wrong key."""
+    """Converts values to and from their stored form. `open` and `open_text` raise `ValueError` if the key is wrong."""
 
     encrypted: bool
 
