@@ -161,11 +161,12 @@ def check(
 def wrong_labels(embeddings: Floats, labels: Ints, n_identities: int, *, groups: Ints | None = None) -> Labels:
     """Find which of N images have a wrong label, from unit vectors (N,D) and labels (N,) in 0..P−1.
 
-    Centres are robust: the centre c of an identity is the direction of the mean of its images, first of the half nearest
-    to it (concentration steps, Rousseeuw & Van Driessen 1999), then of all whose own similarity is in the usual range
-    below. For the own similarity, an image and all its copies are left out of that mean: of images of one identity with
-    equal `groups` (N,) only the first counts. A mean of few images is a noisy direction. With k images in the mean, and ρ
-    the median similarity of two images of a person in this dataset, the similarity is therefore corrected to
+    Centres are robust: the centre c of an identity is the direction of a mean of its images. At first this mean has the
+    half of the images nearest to it (concentration steps, Rousseeuw & Van Driessen 1999), then all images whose own
+    similarity is in the usual range below. Of images of one identity with equal `groups` (N,), which are copies, only the
+    first counts. For the own similarity of an image, the image and its copies are left out of the mean. A mean of few
+    images is a noisy direction. With k images in the mean, and ρ the median similarity of two images of a person in this
+    dataset, the similarity is therefore corrected to
 
         s(x, c) = x·c √((1 + (k−1)ρ) / (kρ)),
 

@@ -127,7 +127,7 @@ def _near(
 
 
 def correlation(first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8]) -> Floats:
-    """Return the correlation (M,) of M pairs of gray thumbnails (M,24,24), 1 for equal, mirrored or shifted ones.
+    """Return the correlation (M,) of M pairs of gray thumbnails (M,24,24), 1 for equal, mirrored or shifted thumbnails.
 
     The mean of the 5×5 pixels around each pixel is subtracted, which removes lighting and keeps shapes. Then r is the
     highest normalised correlation of the inner 18×18 of the first with any 18×18 of the second or its mirror image.

@@ -170,7 +170,7 @@ class ConversionPlan:
         )  # fmt: skip
 
     def settings(self) -> dict[str, Any]:
-        """Return the settings that two runs must share, so that one can resume the work of the other."""
+        """Return the settings that two runs must share, so that the second can resume the work of the first."""
         settings: dict[str, Any] = {"format": self.to, "fingerprint": self.fingerprint}
         if self.to in SHARDED:
             settings |= {"shard_images": self.shard_images, "shard_bytes": self.shard_bytes}

@@ -59,7 +59,7 @@ def dequantize_blocks(graph: Any, source: str) -> None:
     outputs = {value.name for value in graph.output}
     if lost := outputs & (computed.keys() | renamed.keys()):
         raise ModelError(f"{source}: its output {plain_text(min(lost))} is not computed by a layer of the network")
-    # The graph's nodes are views into it, so they are copied before the list is cleared.
+    # Nodes are views into the list `graph.node`, so they are copied before the list is cleared.
     nodes = [copied(node) for node in kept]
     needed = {name for node in nodes for name in node.input} | outputs
     _replace(graph.node, nodes)

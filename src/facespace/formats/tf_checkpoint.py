@@ -107,7 +107,7 @@ def _hint(names: list[str]) -> str:
 
 
 def _named_checkpoint(path: str) -> str | None:
-    """Return the last part of the name in a `checkpoint` file (protobuf text); None if it has no name."""
+    """Return the last part of the name in a `checkpoint` file (protobuf text); None if the file has no name."""
     match = _NAMED.search(_read_at_most(path, 2**16))
     if match is None:
         return None
@@ -213,7 +213,7 @@ def _read_variables(graph: Graph, bundle: TensorBundle, source: str) -> dict[str
 
 
 def _part(name: str, graph: Graph, bundle: TensorBundle) -> tuple[str, tuple[slice, ...]] | None:
-    """Return the variable that a node called `…/part_2` is a part of, and its slice of it; None if no such variable exists.
+    """Return the variable that a node called `…/part_2` is a part of, and the slice; None if no such variable exists.
 
     The checkpoint stores all parts under one name. The graph joins them along the axis where their sizes add up to that
     of the whole; all other sizes are equal.

@@ -189,8 +189,8 @@ def inputs_of(graph: Graph, node: Any, source: str) -> list[tuple[str, int]]:
 def inference_graph(graph: Graph, output: str, source: str) -> Graph:
     """Return the nodes that inference evaluates, inputs before users, without those of training.
 
-    A Switch passes its data to one of its two outputs; nodes behind the other one are dead, and a Merge takes the input
-    that is alive. The choice must follow from constants and training flags (booleans that the caller feeds, such as
+    A Switch passes its data to one of its two outputs. Nodes behind the other output are dead, and a Merge takes the
+    input that is alive. The choice must follow from constants and training flags (booleans that the caller feeds, such as
     `phase_train`); in inference every flag is False. Both operators become an Identity, the images a Placeholder. Raises
     `ModelError` if a choice depends on anything else, or if an operator's second output is needed.
     """

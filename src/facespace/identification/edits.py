@@ -265,7 +265,7 @@ def merge(store: Store, names: Sequence[PersonRef], into: PersonRef) -> Done:
 
 
 def merged_into(store: Store, person: int) -> list[int]:
-    """Return the ids of removed people who were merged into that person, directly or through others.
+    """Return the ids of removed people who were merged into that person, directly or through other people.
 
     They are the same person under other names, so they must be erased together with that person.
     """

@@ -1,4 +1,4 @@
-"""The gallery: people are enrolled from photos and identified in others, or reported as unknown."""
+"""The gallery: people are enrolled from photos, and faces in other photos are identified or reported as unknown."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ class Gallery:
         return self._all_people().templates
 
     def enroll(self, name: str, crop: npt.NDArray[np.uint8] | FaceWithEmbedding, *, source: str = "") -> bool:
-        """Add one crop (S,S,3) of a person, made by `align`, or an analysed face; it is on disk when this returns.
+        """Add a crop (S,S,3) made by `align`, or an analysed face, to a person; the photo is on disk when this returns.
 
         Return False if exactly this crop was already enrolled under the name. `source` says where it came from.
         """

@@ -1,4 +1,4 @@
-"""Finds likely mistakes in a gallery: damage, one photo under two names, two names for one person, photos of others.
+"""Finds likely mistakes in a gallery: damage, a photo under two names, two names for a person, photos of other people.
 
 People are read some hundreds at a time, and each is searched for in the gallery. Memory use is therefore constant, and the
 time is the number of people times the time of one search.

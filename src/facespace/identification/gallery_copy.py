@@ -146,7 +146,7 @@ def _is_to_encrypt(store: SQLiteStore) -> bool:
 def snapshot(store: Store, folder: Path | None) -> Iterator[Store]:
     """Yield a store whose people do not change while they are read: a copy of a file in `folder`.
 
-    A store on a server is yielded itself.
+    A store on a server is yielded unchanged.
     """
     if not isinstance(store, SQLiteStore):
         yield store

@@ -110,7 +110,7 @@ def fit_probability(trials: HeldOutTrials, chosen: float) -> tuple[float, float]
 
 
 def reliability(trials: HeldOutTrials, chosen: float, *, seed: int = 0) -> list[dict[str, float | int]]:
-    """Compare the probabilities with the observed shares, in ten bins; each half of the people uses a fit to the other.
+    """Compare probabilities with observed shares, in ten bins; each half of the people uses a fit to the other half.
 
     Each bin has `predicted`, its mean probability, `observed`, the share of faces named rightly, `weight`, its share of
     all faces, and `n`, its number of faces. Return [] if there are too few photos or people for a fit.

@@ -1,4 +1,4 @@
-"""Decides from the most similar people of a probe whether it gets a name or is unknown."""
+"""Decides from the most similar people of a probe whether the probe gets a name or is unknown."""
 
 from __future__ import annotations
 

@@ -461,7 +461,7 @@ def _rejoined(blocks: Sequence[_Block]) -> list[_Block]:
 def _without(block: _Block, leaving: npt.NDArray[np.int64]) -> tuple[_Block, npt.NDArray[np.int64]]:
     """Return the block without the rows of the ids `leaving` (ascending), and the ids of these rows.
 
-    A block without such rows is returned itself.
+    A block without such rows is returned unchanged.
     """
     ids = block.rows.ids
     first, last = np.searchsorted(leaving, ids.min()), np.searchsorted(leaving, ids.max(), side="right")

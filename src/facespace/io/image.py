@@ -240,7 +240,7 @@ def _reduce(image: Image.Image, least_scale: Callable[[int, int], float], turn: 
     width, height = image.size
     scale = least_scale(height, width)
     n = next((n for n in (8, 4, 2) if scale <= 1 / n and min(width, height) >= n), 1)
-    # In a rotated photo, a block cut by the right or lower border could come first and shift all others.
+    # In a rotated photo, a block cut by the right or lower border could come first and shift all other blocks.
     if (width % n or height % n) and _orientation(image, turn) != 1:
         return 1
     reduced = n > 1 and image.mode in ("RGB", "L") and image.draft(image.mode, (width // n, height // n)) is not None
@@ -301,7 +301,8 @@ def _read_pil(image: Image.Image, turn: int = 1) -> RGB:
         raise _UnusableError(f"it must have at most {MAX_PARTS:,} strips or tiles, got {n_parts:,}")
     wait_for_memory(image.width * image.height)
     image.load()
-    # Only after loading: Pillow then rotates a TIFF itself, and a PNG may have its EXIF data after the pixels.
+    # Read the orientation only after loading: Pillow then has rotated a TIFF, and a PNG may have EXIF data after the
+    # pixels.
     return _rgb(image, _orientation(image, turn))
 
 
@@ -464,8 +465,8 @@ def _openers() -> dict[str, tuple[Any, Any]]:
     Image.init()
     pillow: Any = Image
     if "PILLOW_BLOCK_SIZE" not in os.environ:
-        # The allocator returns blocks above 32 MiB to the system at once, but keeps smaller ones, such as Pillow's 16 MiB,
-        # for the thread that freed them, which adds up with large photos.
+        # The allocator returns blocks above 32 MiB to the system at once, but keeps smaller blocks, such as Pillow's 16
+        # MiB, for the thread that freed them, which adds up with large photos.
         pillow.core.set_block_size(_BLOCK)
     openers = {name: Image.OPEN[name] for name in _FORMATS if name in Image.OPEN}
     pillow_check = getattr(pillow, "_decompression_bomb_check", None)

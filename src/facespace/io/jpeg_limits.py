@@ -5,8 +5,8 @@ in the file: half a megabyte can keep a decoder busy for minutes ("Two Issues wi
 Photos have 10 scans, and up to 20 if the encoder searches for the shortest file, so 100 are more than enough. The cost is
 scans times pixels; the limit allows 20 scans over the largest photos of phones.
 
-Metadata are in segments of at most 64 KiB before the picture. A colour profile has up to 255, extended XMP and depth
-maps have some hundreds; EXIF data, which Pillow joins piece by piece, have one.
+Metadata are in segments of at most 64 KiB before the picture. A colour profile has up to 255 segments, extended XMP and
+depth maps have some hundreds, and EXIF data, which Pillow joins piece by piece, have one.
 
 Thumbnails, which are inside segments, and further pictures after the first (MPO, motion photos) are not checked. ITU-T
 T.81, appendix B.
@@ -26,7 +26,7 @@ MAX_EXIF_SEGMENTS = 16
 _CHUNK = 2**18  # bytes read at once
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # RST0 to RST7 are inside scans, and FF 00 is not a marker
 _ALONE = {0x01, 0xD8}  # markers without a length: TEM and SOI
-_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15; the others are tables
+_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15, without the three that are tables
 _SEQUENTIAL = {0xC0, 0xC1, 0xC9}  # frames that are not progressive
 _START_OF_SCAN, _END, _APP1 = 0xDA, 0xD9, 0xE1
 

@@ -1,4 +1,4 @@
-"""Recognises Motion JPEG, a video of one JPEG after the other, and tells it apart from a photo with appended data."""
+"""Recognises Motion JPEG, a video that is a sequence of JPEGs, and tells it apart from a photo with appended data."""
 
 from __future__ import annotations
 

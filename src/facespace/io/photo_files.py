@@ -18,7 +18,7 @@ class LeftOutWarning(UserWarning):
 class PhotoFiles:
     """Chooses the photos among files found in folders, by `kind_in_folder`, and counts all other files.
 
-    Callers must skip hidden files, also those of macOS called `._photo.jpg`; they are not counted.
+    Callers must skip hidden files, such as macOS's `._photo.jpg`, which are not counted.
 
     >>> files = PhotoFiles()
     >>> [name for name in ("a.jpg", "notes.txt", "film.mp4") if files.takes(name)], files.left_out()

@@ -19,7 +19,7 @@ from facespace.io.text import first_line, plain_text
 
 _VERSION = "1"
 _MAX_BYTES = 4 << 30  # two million rows of 512 numbers
-_IN_HEADER = 1 << 20  # bytes of a record in the header, which safetensors limits to 100 MB; longer ones become an array
+_IN_HEADER = 1 << 20  # bytes of a record in the header (safetensors: 100 MB); a longer record becomes an array
 _RECORD = "record"
 _DTYPES = {
     "f2": "F16", "f4": "F32", "f8": "F64", "i1": "I8", "i2": "I16", "i4": "I32", "i8": "I64",

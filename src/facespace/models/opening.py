@@ -99,7 +99,7 @@ class OpenedModel:
 def open_model(model: str | PathLike[str], spec: InputSpec | str | None = None) -> OpenedModel:
     """Open a model by its name, file or folder.
 
-    It opens named models (`facespace models`, also by their names on old web pages: `20170512-110547`), model folders, the
+    It opens named models (see `facespace models`; old names such as `20170512-110547` are accepted), model folders, the
     folder of a training run, ONNX files, TensorFlow 1 frozen graphs (`.pb`), the folder of a checkpoint or one checkpoint
     in it (`…/model-….ckpt-7`), zips of these, and torch weights. The content decides the format, not the name.
 

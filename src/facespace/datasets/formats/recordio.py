@@ -137,7 +137,7 @@ class RecordImages:
         return images, self._labels_by_range(images, identities, n0)
 
     def _counts(self, keys: Ints, offsets: Ints) -> tuple[float, float] | None:
-        """Return the two numbers of record 0; None if it is an ordinary image or missing."""
+        """Return the two numbers of record 0; None if record 0 is an ordinary image or missing."""
         zero = np.flatnonzero(keys == 0)
         if not len(zero):
             return None

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from facespace.errors import DatasetError
 
 BLOCK = 512
-_MAX_EXTENDED = 2**20  # bytes of a long name or of PAX records; real ones are far smaller
+_MAX_EXTENDED = 2**20  # bytes of a long name or of PAX records, which are far smaller in real files
 _MAX_NUMBER = 2**60
 _FILE = b"0\x007"  # types: regular, regular (old), contiguous
 _WITHOUT_DATA = b"123456"  # links, devices, folders, pipes: no data follows, even if the size is not 0

@@ -221,7 +221,7 @@ class _StandIns:
     """The functions that replace the names a file asks for.
 
     They have no reference to the unpickler. If a file is damaged, objects remain on the unpickler's stack, which Python's
-    cycle collector cannot see; a reference back to it would keep them and the whole file in memory for ever.
+    cycle collector cannot see; a reference to the unpickler would keep them and the whole file in memory for ever.
     """
 
     def __init__(self, n_bytes: int) -> None:

@@ -335,7 +335,7 @@ def _path_flaw(path: str) -> str | None:
         return "contains a NUL"
     if windows.drive or windows.root:
         return "is absolute"  # on Windows or POSIX
-    if ".." in windows.parts:  # the parts between slashes of either kind
+    if ".." in windows.parts:  # the parts between slashes and backslashes
         return "leads out of it"
     return "is not the name of a file" if PurePosixPath(path) == PurePosixPath() else None
 

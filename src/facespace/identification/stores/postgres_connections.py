@@ -194,7 +194,7 @@ class Connections:
         return cursor
 
     def close(self) -> None:
-        """Close the idle connections now, and the lent ones when they are returned."""
+        """Close idle connections now, and lent connections when they are returned."""
         if self._pid != os.getpid():
             return
         with self._lock:
@@ -308,7 +308,7 @@ def _tls(address: Address) -> ssl.SSLContext:
 
 @contextlib.contextmanager
 def answers(address: Address) -> Iterator[None]:
-    """Convert the driver's errors to one line: `Lost` for a broken connection, `GalleryError` for all others."""
+    """Convert the driver's errors to one line: `Lost` for a broken connection, `GalleryError` for all other errors."""
     from pg8000.exceptions import DatabaseError, Error
 
     try:

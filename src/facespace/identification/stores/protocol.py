@@ -136,7 +136,7 @@ class Conflict(GalleryError):
 
 
 class NoSuchCollection(GalleryError):
-    """The store has no collection of that name; `collections` are the existing ones.
+    """The store has no collection of that name; `collections` are the names of those it has.
 
     `removed` is the name of the collection if it was removed while it was open, otherwise empty.
     """
@@ -200,7 +200,7 @@ class Store(Protocol):
         """Return people sorted by the code points of their names: at most `limit` after the name `after`."""
 
     def get(self, ids: Sequence[int]) -> list[StoredPerson]:
-        """Return the people with these ids, in the order of `ids`, leaving out unknown ones."""
+        """Return the people with these ids, in the order of `ids`, leaving out unknown ids."""
 
     def find(self, name: str) -> StoredPerson | None:
         """Return the person with that name, or None."""
@@ -247,7 +247,7 @@ class Store(Protocol):
         """
 
     def drop(self) -> None:
-        """Erase the collection itself with all people, removed people, settings and log, also from the disk.
+        """Erase the whole collection, also from the disk: all people, removed people, settings and the log.
 
         Stores that have it open raise `NoSuchCollection` from then on.
         """

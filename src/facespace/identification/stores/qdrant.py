@@ -68,7 +68,7 @@ from facespace.identification.stores.qdrant_server import Server, models, parts
 
 _PERSON = (equal("kind", "person"), equal("state", LIVE))
 _PAGE = 100  # people read at once for a page of people
-_N_ATTEMPTS = 5  # to read a consistent state while others change it
+_N_ATTEMPTS = 5  # to read a consistent state while other processes change it
 _N_RECOMPUTED = 100  # people whose rows are recomputed in one change
 _TEMPLATES = "templates"
 _RECORDS = "-records"
@@ -227,7 +227,7 @@ class QdrantStore:
             start = last + 1
 
     def get(self, ids: Sequence[int]) -> list[StoredPerson]:
-        """Return the people with these ids, in the order of `ids`, leaving out unknown ones."""
+        """Return the people with these ids, in the order of `ids`, leaving out unknown ids."""
         self._ledger.head()
         found = {}
         for part in parts([int(one) for one in ids]):
@@ -264,7 +264,7 @@ class QdrantStore:
         return sorted((self._reader.photo(one).photo for one in found), key=lambda one: one.id)
 
     def embeddings(self, photos: Sequence[int]) -> npt.NDArray[np.float32]:
-        """Return the vectors (n,D) of photos, including removed ones."""
+        """Return the vectors (n,D) of photos, including removed photos."""
         self._ledger.head()
         dimension = self._ledger.dimension() or 0
         found: dict[int, npt.NDArray[np.float32]] = {}
@@ -383,7 +383,7 @@ class QdrantStore:
         return log_entries(self._ledger, limit)
 
     def drop(self) -> None:
-        """Erase the collection itself, with all people, settings and log."""
+        """Erase the whole collection: all people, settings and the log."""
         with self._lock:
             self._server.remove([self._ledger.photos, self._ledger.records])
 

@@ -72,14 +72,14 @@ class Draft:
         return None
 
     def load_people(self, ids: Iterable[int]) -> None:
-        """Read the people with these ids, including removed ones."""
+        """Read the people with these ids, including removed people."""
         for part in parts([one for one in sorted(set(ids)) if one > 0 and one not in self.people]):
             condition = where(equal("kind", "person"), one_of("state", [LIVE, GONE]), one_of("id", part))
             for record in self.ledger.server.scroll(self.ledger.records, condition):
                 self._keep(self.ledger.reader.person(record))
 
     def load_photos(self, ids: Iterable[int]) -> None:
-        """Read the photos with these ids, including removed ones."""
+        """Read the photos with these ids, including removed photos."""
         self._read_photos("id", [one for one in sorted(set(ids)) if one > 0], [LIVE, GONE])
 
     def load_photos_of(self, people: Iterable[int]) -> None:
@@ -134,7 +134,7 @@ class Draft:
         self.load_people({one.id for one in change.people} | owners)
         self.load_photos(photo.id for photo in change.photos)
         self.load_photos_of(owners)
-        # All old names and external ids are freed before any new ones are taken.
+        # All old names and external ids are freed before any new name or external id is taken.
         for one in change.people:
             self._check_person(one)
             if one.before is not None:

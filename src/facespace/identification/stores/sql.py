@@ -51,7 +51,7 @@ class SqlStore(SqlValues):
 
     @abstractmethod
     def _write(self) -> contextlib.AbstractContextManager[Cursor]:
-        """Enter an atomic write transaction, one at a time; it is on disk when the context ends without an error."""
+        """Enter an atomic write transaction, one at a time; changes are on disk when the context ends without an error."""
 
     @abstractmethod
     def _people_changed(self, cursor: Cursor, people: Sequence[int]) -> None:
@@ -131,7 +131,7 @@ class SqlStore(SqlValues):
             return self._people_of(self._of_table(rows))
 
     def get(self, ids: Sequence[int]) -> list[StoredPerson]:
-        """Return the people with these ids, in the order of `ids`, leaving out unknown ones."""
+        """Return the people with these ids, in the order of `ids`, leaving out unknown ids."""
         found: dict[int, StoredPerson] = {}
         with self._read() as cursor:
             for part in _parts(ids):
@@ -202,7 +202,7 @@ class SqlStore(SqlValues):
         ]  # fmt: skip
 
     def embeddings(self, photos: Sequence[int]) -> npt.NDArray[np.float32]:
-        """Return the vectors (n,D) of photos, including removed ones."""
+        """Return the vectors (n,D) of photos, including removed photos."""
         found: dict[int, bytes] = {}
         with self._read() as cursor:
             for part in _parts(photos):
@@ -325,7 +325,7 @@ class SqlStore(SqlValues):
         return n_photos
 
     def drop(self) -> None:
-        """Erase the collection itself, with all people, settings and log."""
+        """Erase the whole collection: all people, settings and the log."""
         people = "SELECT id FROM person WHERE collection = ?"
         own = (self._collection_id,)
         with self._write() as cursor:
