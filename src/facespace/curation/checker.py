@@ -32,16 +32,16 @@ _ROWS = 1024  # images in one block of similarities to all centres
 _CONCENTRATION_STEPS = 10
 
 _FAR_SIGMAS = 3.0
-_STRANGER_SIGMAS = 2.326  # one stranger in a hundred is more similar
+_STRANGER_SIGMAS = 2.326  # deviations above the mean: one stranger in a hundred is more similar
 _CLEARLY_SIGMAS = 2.0
-SHARED_RATE = 0.01  # accepted rate of identities that are wrongly called shared
+SHARED_RATE = 0.01  # the share of identities that may wrongly be called shared
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Labels:
     """How well N images fit their labels, with P identities.
 
-    `own` (N,) is the similarity to the centre of the image's own identity without the image, NaN if it has no other image.
+    `own` (N,) is the similarity to the centre of the other images of the image's own identity, NaN if there are none.
     `other` (N,) and `nearest` (N,) are the similarity and the label of the nearest other centre (−1 if no other centre exists).
     `far` and `closer` (N,) are the two reasons to suspect a label. `centres` (P,D) are unit vectors of `counts` (P,)
     pictures each, zero for an identity without images. `same_people` lists pairs of identities with similar centres and
@@ -74,9 +74,9 @@ class Labels:
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """An identity (`first`) and one of another dataset (`second`) that may be one person.
+    """An identity (`first`) and an identity of another dataset (`second`) that may be one person.
 
-    `threshold` is compared with the `similarity` of their centres; half of it is enough if their names are equal.
+    `threshold` is compared with the `similarity` of the two centres; if the names are equal, half of it is enough.
     """
 
     first: int
@@ -87,7 +87,7 @@ class Shared:
 
     @property
     def is_match(self) -> bool:
-        """Whether they are considered one person."""
+        """Whether the two identities are considered one person."""
         return self.similarity >= self.threshold * (0.5 if self.same_name else 1)
 
 
@@ -161,11 +161,12 @@ def check(
 def wrong_labels(embeddings: Floats, labels: Ints, n_identities: int, *, groups: Ints | None = None) -> Labels:
     """Find which of N images have a wrong label, from unit vectors (N,D) and labels (N,) in 0..P−1.
 
-    Centres are robust: the centre c of an identity is the direction of the mean of its images, first of the half nearest
-    to it (concentration steps, Rousseeuw & Van Driessen 1999), then of all whose own similarity is in the usual range
-    below. For the own similarity, an image and all its copies are left out of that mean: of images of one identity with
-    equal `groups` (N,) only the first counts. A mean of few images is a noisy direction. With k images in the mean, and ρ
-    the median similarity of two images of a person in this dataset, the similarity is therefore corrected to
+    Centres are robust: the centre c of an identity is the direction of a mean of its images. At first this mean has the
+    half of the images nearest to it (concentration steps, Rousseeuw & Van Driessen 1999), then all images whose own
+    similarity is in the usual range below. Of images of one identity with equal `groups` (N,), which are copies, only the
+    first counts. For the own similarity of an image, the image and its copies are left out of the mean. A mean of few
+    images is a noisy direction. With k images in the mean, and ρ the median similarity of two images of a person in this
+    dataset, the similarity is therefore corrected to
 
         s(x, c) = x·c √((1 + (k−1)ρ) / (kρ)),
 
@@ -201,7 +202,7 @@ def wrong_labels(embeddings: Floats, labels: Ints, n_identities: int, *, groups:
     median, spread = _robust(own[_first(groups)])
     if np.isfinite(median):
         usual = core | (own >= median - _FAR_SIGMAS * spread)
-        for members in people:  # the core always stays, even if it is not a real majority
+        for members in people:  # the images of the core always stay, even if they are not a real majority
             core[members] = usual[members]
         own, rho = _own(embeddings, people, groups, core)
         median, spread = _robust(own[_first(groups)])
@@ -222,7 +223,7 @@ def _far_below(median: float, spread: float, stranger_mean: float, stranger_spre
 
 
 def _people(labels: Ints, groups: Ints, n_identities: int) -> list[Ints]:
-    """Return the images of each identity, only the first one of each picture."""
+    """Return the images of each identity; of several copies of one picture, only the first."""
     first = np.flatnonzero(_first(groups))
     order = first[np.argsort(labels[first], kind="stable")]
     return np.split(order, np.searchsorted(labels[order], np.arange(1, n_identities)))
@@ -233,7 +234,7 @@ def _first(groups: Ints) -> npt.NDArray[np.bool_]:
 
 
 def _majority(vectors: Floats) -> npt.NDArray[np.bool_]:
-    """Return which n // 2 + 1 of n vectors are closest together."""
+    """Return which of n vectors are the n // 2 + 1 that are closest together."""
     n, half = len(vectors), len(vectors) // 2 + 1
     chosen = np.ones(n, np.bool_)
     for _ in range(_CONCENTRATION_STEPS if n > 2 else 0):
@@ -265,7 +266,7 @@ def _own(
     rho = float(np.nanmedian(pairwise)) if np.isfinite(pairwise).any() else 1.0
     rho = min(max(rho, 0.05), 1.0)
     own *= _correction(np.maximum(behind, 1), rho)
-    return own[groups], rho  # copies get the value of their picture
+    return own[groups], rho  # a copy gets the value of the first image of its picture
 
 
 def _correction(k: Ints, rho: float) -> npt.NDArray[np.float64]:
@@ -307,7 +308,7 @@ def _others(
     embeddings: Floats, labels: Ints, centres: Floats, counts: Ints, corrections: npt.NDArray[np.float64],
     same_people: list[tuple[int, int, float]],
 ) -> tuple[npt.NDArray[np.float64], Ints, float, float]:  # fmt: skip
-    """Return similarity (N,) and label (N,) of the nearest centre of another person; mean and deviation over all centres."""
+    """Return similarity (N,) and label (N,) of the nearest centre of another person; mean and deviation for all of them."""
     same: dict[int, list[int]] = {}
     for one, two, _ in same_people:
         same.setdefault(one, []).append(two)
@@ -339,11 +340,11 @@ def shared_people(
     *,
     names: tuple[Sequence[str], Sequence[str]] | None = None,
 ) -> list[Shared]:
-    """Find which of P people (centres (P,D)) are among Q others ((Q,D)): the best match of each, and equal names.
+    """Find which of P people, with centres (P,D), are among Q `others` (Q,D); list each person's best match.
 
-    A match has a similarity of at least the sum of `thresholds`, a pair (P,) and (Q,): one part for either side. The zero
-    centre of an identity without images never reaches a threshold above 0. Names are compared without case, outer blanks
-    and underscores; pairs with equal names are always listed.
+    A match has a similarity of at least the sum of two `thresholds`, one of its person (P,) and one of its other (Q,).
+    The zero centre of an identity without images never reaches a threshold above 0. Pairs with equal names are always
+    listed; names are compared without case, outer blanks and underscores.
 
     >>> shared_people(np.eye(2), np.eye(2)[1:], (np.full(2, 0.6), np.zeros(1)))
     [Shared(first=1, second=0, similarity=1.0, threshold=0.6, same_name=False)]

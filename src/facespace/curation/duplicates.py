@@ -20,13 +20,14 @@ Ints = npt.NDArray[np.int64]
 
 _ROWS, _COLUMNS = 512, 8192  # of one block of similarities: 16 MB
 
-# Two pictures show one photo if both embeddings and grey thumbnails agree. A copy of lower quality keeps its thumbnail, a
-# copy that was cropped differently keeps its embedding; so one may agree less if the other agrees well.
+# Two pictures show one photo if both their embeddings and their grey thumbnails agree. A copy of lower quality keeps its
+# thumbnail, and a copy that was cropped differently keeps its embedding, so one of the two may agree less if the other
+# agrees well.
 _CANDIDATE = 0.85
 _SAME_VIEW = 0.95
 _SAME_PIXELS = 0.95
 _SIMILAR_PIXELS = 0.70
-_SHIFT = 3  # of the 24 pixels of a thumbnail
+_SHIFT = 3  # pixels, of the 24 of a thumbnail
 _MAX_CANDIDATES = 64  # of one image in one block, so that a thousand near copies are not all paired with each other
 
 Pictures = tuple[Floats, npt.NDArray[np.uint8], Sequence[bytes]]
@@ -49,11 +50,11 @@ class Copy:
 def duplicates(
     embeddings: Floats, thumbnails: npt.NDArray[np.uint8], labels: Ints, digests: Sequence[bytes]
 ) -> list[Copy]:
-    """Find which of N images show the same photo: for each the best earlier one with the same label, and with another.
+    """Find which of N images show the same photo: the best earlier copy of each, with the same and with another label.
 
-    `embeddings` (N,D) are unit vectors that are equal for a mirror image, `thumbnails` (N,24,24) are gray, and `digests`
-    are those of the pixels. Exact copies have equal digests. For near copies every pair with a similarity s of at least
-    0.85 is a candidate, and it is one photo if the correlation r (see `correlation`) is high enough too:
+    `embeddings` (N,D) are unit vectors that are equal for an image and its mirror image, `thumbnails` (N,24,24) are gray,
+    and `digests` are hashes of the pixels, equal for exact copies. Every pair with a similarity s of at least 0.85 is a
+    candidate for a near copy, and shows one photo if the correlation r (see `correlation`) is high enough too:
 
         (s ≥ 0.95 and r ≥ 0.70) or (s ≥ 0.85 and r ≥ 0.95)
 
@@ -83,7 +84,7 @@ def duplicates(
 def copies_between(images: Pictures, others: Pictures) -> list[Copy]:
     """Find images that show a photo of `others`, by the rule of `duplicates`: `second` is in `images`, `first` in `others`.
 
-    Both are embeddings, thumbnails and digests as for `duplicates`.
+    `images` and `others` are each embeddings, thumbnails and digests as for `duplicates`.
     """
     theirs = {digest: index for index, digest in reversed(list(enumerate(others[2])))}
     best = {
@@ -98,7 +99,7 @@ def copies_between(images: Pictures, others: Pictures) -> list[Copy]:
 def _near(
     embeddings: Floats, thumbnails: npt.NDArray[np.uint8], others: tuple[Floats, npt.NDArray[np.uint8]] | None = None
 ) -> Iterator[tuple[int, int, float, float]]:
-    """Yield near copies (i, j, similarity, correlation): j < i within the images, or any j of the others."""
+    """Yield near copies (i, j, similarity, correlation); j is in `others`, or without them an image before i."""
     their_embeddings, their_thumbnails = others or (embeddings, thumbnails)
     for top in range(0, len(embeddings), _ROWS):
         rows = embeddings[top : top + _ROWS]
@@ -109,7 +110,7 @@ def _near(
                 later = np.arange(left, left + block.shape[1]) >= np.arange(top, top + len(rows))[:, None]
                 block[later] = -1
             if block.max(initial=-1) < _CANDIDATE:
-                continue  # fast path: so in nearly all blocks of a large dataset
+                continue  # fast path: nearly all blocks of a large dataset have no candidate
             if block.shape[1] > _MAX_CANDIDATES:
                 crowded = np.flatnonzero((block >= _CANDIDATE).sum(axis=1) > _MAX_CANDIDATES)
                 least = np.partition(block[crowded], -_MAX_CANDIDATES, axis=1)[:, -_MAX_CANDIDATES]
@@ -126,7 +127,7 @@ def _near(
 
 
 def correlation(first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8]) -> Floats:
-    """Return the correlation (M,) of M pairs of gray thumbnails (M,24,24), 1 for equal, mirrored or shifted ones.
+    """Return the correlation (M,) of M pairs of gray thumbnails (M,24,24), 1 for equal, mirrored or shifted thumbnails.
 
     The mean of the 5×5 pixels around each pixel is subtracted, which removes lighting and keeps shapes. Then r is the
     highest normalised correlation of the inner 18×18 of the first with any 18×18 of the second or its mirror image.

@@ -35,11 +35,11 @@ _THREADS = 2
 class Images:
     """The N readable images of P identities, in order of name and file.
 
-    `names` are the P identities, including empty ones; `paths` are the N files, with `labels` (N,) as indices into `names`.
-    `embeddings` (N,D) float32 are those of `Embedder.represent`, or of `embed` if `plain` was set; `thumbnails` are
-    (N,24,24) uint8 gray, `digests` are of the decoded pixels, `sizes` (N,2) are width and height. `unreadable` lists
-    (label, path, reason) of damaged files, `faceless` (label, path) of photos without a face. `prepared` counts images by
-    how they were fitted to the model's size, in words.
+    `names` are the P identities, including those without images; `paths` are the N files, with `labels` (N,) as indices
+    into `names`. `embeddings` (N,D) float32 are those of `Embedder.represent`, or of `embed` if `plain` was set;
+    `thumbnails` are (N,24,24) uint8 gray, `digests` are of the decoded pixels, `sizes` (N,2) are widths and heights.
+    `unreadable` lists (label, path, reason) of damaged files, `faceless` (label, path) of photos without a face.
+    `prepared` counts images by a description of how they were fitted to the model's size.
     """
 
     names: tuple[str, ...]
@@ -55,7 +55,7 @@ class Images:
 
 
 def read_crops(root: str | os.PathLike[str], embedder: Embedder, *, progress: Progress, plain: bool = False) -> Images:
-    """Read class folders of aligned crops; `fit` resizes each to the size of the model. Raises `DatasetError`."""
+    """Read class folders of aligned crops; `fit` resizes each crop to the model's size. Raises `DatasetError`."""
     size = embedder.spec.size
     return _read(root, embedder, lambda pixels: fit(pixels, size), progress, plain)
 

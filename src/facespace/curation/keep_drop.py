@@ -1,6 +1,6 @@
 """The list of files to keep and to drop: proposed from findings, edited by a person, applied by moving files.
 
-`keep_drop.csv` has a line for each file: `action,file,reason,other,score`. Only the first two are used when it is applied.
+`keep_drop.csv` has a line for each file: `action,file,reason,other,score`. Applying the list uses only action and file.
 Files are relative to the dataset's folder, with slashes, escaped as by `plain_text`; a name that a spreadsheet could
 interpret as a formula gets the prefix `./`.
 """
@@ -55,9 +55,10 @@ def propose(findings: Findings) -> list[Proposal]:
     """Return a proposal for each file of a dataset, in order of path. A file is dropped for the first reason that applies:
 
     `unreadable` · `person in evaluation set` (the whole identity) · `image in evaluation set` · `wrong label` ·
-    `copy in other identity`: of the two, the one that fits its identity worse, unless the other is already dropped ·
-    `exact copy`, except the first · `too few images` left in the identity. Kept, but worth a look: `near copy` of an
-    earlier image of the identity, and `same name in evaluation set` for people who look different.
+    `copy in other identity` (the copy that fits its identity worse, unless one of the two is already dropped) ·
+    `exact copy`, except the first · `too few images` left in the identity. Two reasons only mark files to look at, which
+    are kept: `near copy` of an earlier image of the identity, and `same name in evaluation set` for people who look
+    different.
     """
     images, labels = findings.images, findings.labels
     found = {path: Proposal(path, True, "unreadable", reason) for _, path, reason in images.unreadable}
@@ -112,7 +113,7 @@ def propose(findings: Findings) -> list[Proposal]:
 
 def _fit(findings: Findings, index: int) -> float:
     own = float(findings.labels.own[index])
-    return own if own == own else -2.0  # NaN: the only image of its identity
+    return own if own == own else -2.0  # NaN for the only image of an identity
 
 
 def _file(findings: Findings, index: int) -> str:
@@ -153,7 +154,7 @@ def read_list(path: Path) -> list[tuple[bool, str]]:
 
     Accepts what spreadsheets write: commas, semicolons or tabs, any line ends, UTF-8 with or without a byte order mark,
     UTF-16 with one; columns in any order, further columns, empty lines. Raises `DatasetError` for anything else, for an
-    action that is neither keep nor drop, and for a file with both.
+    action that is neither keep nor drop, and for a file with both actions.
     """
     name = plain_text(str(path))
     if not path.is_file():
@@ -197,10 +198,10 @@ def apply_list(
 ) -> Applied:
     """Move the files of `root` that are to be dropped into the same class folders of `moved_to`.
 
-    Files that were moved before are counted. A file is left and reported if another file has its target's name, or if it
-    is not an image of the dataset. A class folder that becomes empty is removed, because it would be a class without
-    images. Raises `DatasetError` before anything is moved if a name leads out of `root`, also through links, or if
-    `moved_to` is inside `root`.
+    Files that an earlier call moved are counted. A file stays and is reported if another file has its target's name, or
+    if it is not an image of the dataset. A class folder that becomes empty is removed, because it would be a class
+    without images. Raises `DatasetError` before anything is moved if a name leads out of `root`, also through links, or
+    if `moved_to` is inside `root`.
     """
     root, moved_to = os.fspath(root), os.fspath(moved_to)
     if inside(moved_to, root):
@@ -260,7 +261,7 @@ def _files(root: str) -> dict[str, list[str]]:
 
 
 def _stays_inside(file: str) -> bool:
-    """Return True; raises `DatasetError` if a name leads out of the dataset. Does not access the file system."""
+    """Return True, or raise `DatasetError` if a name leads out of the dataset; does not access the file system."""
     windows, posix = PureWindowsPath(file), PurePosixPath(file)
     if posix.is_absolute() or windows.drive or windows.root or ".." in windows.parts:
         raise DatasetError(f"{plain_text(file)}: leads out of the dataset; nothing was moved")

@@ -21,7 +21,7 @@ from facespace.io.files import write_together
 from facespace.io.text import plain_text
 from facespace.reports.page import data_uri, render
 
-_SHOWN = 150  # findings of a kind on the page; the JSON has all
+_SHOWN = 150  # findings of each kind on the page; the JSON has all
 _THUMBNAIL = 96
 
 
@@ -67,7 +67,7 @@ def small_identities(findings: Findings, proposals: Sequence[Proposal]) -> list[
     return [
         (name, files[name], left[name])
         for name in findings.images.names
-        if left[name] < least and (left[name] or files[name] < least)  # not if all files are dropped for other reasons
+        if left[name] < least and (left[name] or files[name] < least)  # not if other reasons drop all its files
     ]
 
 

@@ -1,8 +1,8 @@
 """The checksum of a whole dataset: a chain of SHA-256 over its names and image bytes, in order.
 
 c₀ = 0, cₖ = SHA-256(cₖ₋₁ ‖ n ‖ name ‖ SHA-256(image)), where n is the length of the name in bytes (u32, little-endian).
-A name that is a number loses its leading zeros, which only folders have. So a dataset has the same checksum in every
-format. The state after any image is 32 bytes.
+A name that is a number loses its leading zeros, because only folder names have them. A dataset therefore has the same
+checksum in every format. The state after any image is 32 bytes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from facespace.io.prefetch import map_ahead
 from facespace.io.text import plain_text
 
 _CHUNK = 8  # images that a thread reads at a time
-_AHEAD = 6  # chunks read in advance
+_AHEAD = 6  # chunks that are read in advance
 
 
 class Chain:
@@ -47,7 +47,7 @@ class Chain:
 
 
 def read_ahead(images: LabelledImages, start: int = 0, end: int | None = None) -> Iterator[tuple[int, bytes, bytes]]:
-    """Yield label, encoded image and its SHA-256, in order from image `start` up to `end`; threads read ahead."""
+    """Yield label, encoded image and its SHA-256, in order from image `start` to before `end`; threads read ahead."""
     n = len(images) if end is None else end
 
     def read(first: int) -> list[tuple[bytes, bytes]]:

@@ -1,7 +1,7 @@
 """Converts a dataset to another format: image bytes and their order stay the same, and the result is checked.
 
-Everything is written into a hidden folder next to `out`, which is renamed to `out` after all of it has been read back. The
-hidden folder also contains the journal: how many images are safely on the disk, where the writer can resume, and the
+All files are written into a hidden folder next to `out`. The hidden folder is renamed to `out` after everything in it has
+been read back. It also contains the journal: how many images are safely on the disk, where the writer can resume, and the
 checksum so far. The same call resumes a run that was killed, and the result is the same to the byte.
 """
 
@@ -34,8 +34,8 @@ from facespace.io.text import plain_text
 
 RECORD_NAME = "convert.json"
 _JOURNAL = f"{TEMPORARY}journal.json"
-PARTS = f"{TEMPORARY}parts"  # in the hidden folder: what a `write` function keeps there until everything is checked
-_SAFE_BYTES = 2**28  # written between two updates of the journal
+PARTS = f"{TEMPORARY}parts"  # in the hidden folder: files that a `write` function keeps until everything is checked
+_SAFE_BYTES = 2**28  # bytes written between two updates of the journal
 _SAFE_SECONDS = 10.0
 _MAX_JSON = 2**28  # bytes; `renamed` can be long
 
@@ -47,8 +47,9 @@ Source = str | os.PathLike[str]
 class Conversion:
     """The result of a conversion: a dataset of `n_images` images of `n_identities`, and its `checksum`.
 
-    `renamed` maps each new name to the original that the format cannot store. `n_unrecognised` images have an unknown
-    file type; they were copied too. This call copied `n_here` images in `seconds`, reading back included.
+    `renamed` maps each new name to the original name that the format cannot store. `n_unrecognised` counts the images of
+    unknown file type, which were copied like all others. This call copied `n_here` images, and copying and reading back
+    took `seconds`.
     """
 
     n_images: int
@@ -75,10 +76,10 @@ def convert_dataset(
     A shard of `webdataset` or `parquet` is finished as soon as it has `shard_images` images or `shard_bytes` bytes.
     `progress(done, total)` counts every image twice: when it is copied and when it is read back. `convert.json` in `out`
     records the result. `write` replaces the function that writes the images, for instance to write them on other machines.
-    An `out` from an earlier, equal call is left unchanged.
+    If an earlier call with the same arguments has written `out`, it is left unchanged.
 
-    Raises `DatasetError` when the source is damaged or has changed since an earlier call, when `out` exists and is
-    something else, and when the written dataset differs from the source; `OSError` when `out` cannot be written.
+    Raises `DatasetError` when the source is damaged or has changed since an earlier call, when `out` exists with other
+    content, and when the written dataset differs from the source; `OSError` when `out` cannot be written.
     After an `OSError` the same call resumes from the last update of the journal.
     """
     if to not in FORMATS:
@@ -86,7 +87,7 @@ def convert_dataset(
     if shard_images < 1 or shard_bytes < 1:
         raise ValueError(f"a shard must have at least 1 image and 1 byte, got {shard_images} and {shard_bytes}")
     start = time.perf_counter()
-    # Not `resolve`: it would follow a link called `out`. Such a link is an error instead.
+    # `resolve` would follow a link called `out`. Such a link is an error instead.
     out = Path(os.path.abspath(out))
     paths = paths_of(source) if isinstance(source, (str, os.PathLike, Sequence)) else []
     _check_apart(paths, out)
@@ -144,10 +145,10 @@ class ConversionPlan:
     shard_bytes: int
     source: str
     n_images: int
-    fingerprint: str  # of labels, names and some of the images
-    named: bool  # whether any name is more than its label's number
+    fingerprint: str  # SHA-256 of the labels, the names and up to 17 of the images
+    named: bool  # whether any name is not just the number of its label
     n_labels: int
-    names: Mapping[int, str]  # by label, as `to` stores them: identities that have an image or a name
+    names: Mapping[int, str]  # by label, as the format `to` stores them; only identities with an image or a name
     renamed: Mapping[str, str]
 
     @classmethod
@@ -169,26 +170,26 @@ class ConversionPlan:
         )  # fmt: skip
 
     def settings(self) -> dict[str, Any]:
-        """Return the settings that must be equal for a run to resume another's work."""
+        """Return the settings that two runs must share, so that the second can resume the work of the first."""
         settings: dict[str, Any] = {"format": self.to, "fingerprint": self.fingerprint}
         if self.to in SHARDED:
             settings |= {"shard_images": self.shard_images, "shard_bytes": self.shard_bytes}
         return settings
 
     def written_names(self) -> Names:
-        """Return the names to write. Names that are only label numbers are written for folders alone."""
+        """Return the names to write. If all names are label numbers, only class folders need them."""
         return Names(self.n_labels, self.names if self.named or self.to == "folder" else {})
 
 
 class _Run:
-    """One conversion, resumed from its journal if there is one."""
+    """One conversion, which resumes from the journal in `folder` if there is one."""
 
     def __init__(self, images: LabelledImages, folder: Path, plan: ConversionPlan, progress: Progress) -> None:
         self._images, self._folder, self._plan = images, folder, plan
         self._progress = progress
         self._n_done, chain, self._mark, self._n_unrecognised = self._journal()
         self._chain = Chain(plan.names, chain)
-        self._is_whole = True  # whether everything written so far is counted in `_n_done`
+        self._is_whole = True  # whether the writer has written only whole images, so that `_save` may be called
 
     def _journal(self) -> tuple[int, bytes, Any, int]:
         path = self._folder / _JOURNAL
@@ -227,7 +228,7 @@ class _Run:
             json.dump({"settings": self._plan.settings(), "safe": safe}, file)
 
     def finish(self) -> Conversion:
-        """Copy the missing images, read everything back, and return the result."""
+        """Copy the images that are still missing, compare all of them with the source, and return the result."""
         before = self._n_done
         plan, names = self._plan, self._plan.written_names()
         writer = open_writer(
@@ -251,7 +252,7 @@ class _Run:
 
     def _copy(self, writer: Writer) -> None:
         n_images, names = self._plan.n_images, self._plan.names
-        rarely = self._plan.to == "parquet"  # can only be resumed after a shard, so every end of a shard is saved
+        rarely = self._plan.to == "parquet"  # Parquet can only resume after a shard, so the journal is updated there
         written, saved = 0, time.monotonic()
         for label, encoded, digest in read_ahead(self._images, self._n_done):
             self._is_whole = False
@@ -274,7 +275,7 @@ class _Run:
             if (is_due or rarely) and self._save(writer):
                 written, saved = 0, time.monotonic()
         self._save(writer)
-        self._is_whole = False  # `close` writes more than images
+        self._is_whole = False  # `close` also writes an index and names
 
     def _save(self, writer: Writer) -> bool:
         """Flush the written images to the disk and update the journal; return False if the writer is inside a shard."""

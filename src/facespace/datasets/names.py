@@ -27,7 +27,7 @@ _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{k}" for port in ("com", "lpt
 
 
 class Names(Sequence[str]):
-    """Names by label: the label's number as text if its name is not known.
+    """Names by label. A label without a known name has its number as text.
 
     >>> list(Names(3, {1: "Ben"}))
     ['0', 'Ben', '2']
@@ -54,7 +54,7 @@ class Names(Sequence[str]):
 
 
 class LabelScan:
-    """Labels, and names if there are any, collected by a scan of a dataset."""
+    """Collects the labels of a dataset, and the names if there are any, while its files are scanned."""
 
     def __init__(self) -> None:
         self._labels = array("i")
@@ -80,7 +80,7 @@ class LabelScan:
         self._labels.append(label)
 
     def finish(self, folder: str | os.PathLike[str]) -> tuple[npt.NDArray[np.int64], Names]:
-        """Return labels (N,) and names; names that the files lack come from the folder's `names.txt`."""
+        """Return labels (N,) and names; names that were not added come from the `names.txt` in `folder`."""
         labels = np.array(self._labels, np.int64)
         known = {**read_names(folder), **self._known}
         n_labels = max(int(labels.max(initial=-1)), max(known, default=-1)) + 1
@@ -126,8 +126,8 @@ def write_names(folder: str | os.PathLike[str], names: Iterable[str]) -> None:
 def folder_names(names: Sequence[str]) -> list[str]:
     """Return a folder name for every name, in order: each valid, and all different, on every operating system.
 
-    A valid name is not changed. In others `_` replaces each character that is a separator or forbidden on some system.
-    If two names give the same folder, also if only their case differs, the later one gets a number.
+    A valid name is not changed. In an invalid name `_` replaces each character that is a separator or forbidden on some
+    system. If two folder names would be equal or differ only in case, the later one gets a number.
 
     >>> folder_names(["Anna", "../anna", "anna", "王 小明", "a/b", "", "con.x"])
     ['Anna', '_._anna', 'anna-2', '王 小明', 'a_b', '_', '_con.x']

@@ -27,7 +27,7 @@ ACCEPTED = (
     "expected class folders, an MXNet .rec, TFRecord files, tar shards, Parquet files, an MS-Celeb-1M .tsv, "
     "or a folder of one of these"
 )
-# For each format: the module and class of its reader, and the pattern of its files' endings.
+# For each format: the module and class of its reader, and a regular expression for its files' endings.
 _READERS = {
     "class folders": ("class_folders", "ImageFolder", ""),
     "MXNet RecordIO": ("recordio", "RecordImages", r"\.rec"),
@@ -40,16 +40,16 @@ _IN_SHARDS = ("TFRecord", "tar", "Parquet", "MS-Celeb-1M")
 _COMPRESSED = (".gz", ".tgz", ".zst", ".bz2", ".xz", ".zip", ".7z")
 _START = 512  # bytes that identify a file's format
 _MAX_COLUMNS = 2**16  # bytes of a table's first line in front of its image
-_OWN_TABLES = ("faces.parquet",)  # the aligner writes it among class folders
+_OWN_TABLES = ("faces.parquet",)  # not datasets: the aligner writes this table next to class folders
 
 
 def open_dataset(source: Source | Sequence[Source]) -> LabelledImages:
     """Open the dataset at a path, or the union of several paths: `A:B` (`A;B` on Windows), or a sequence.
 
     A dataset is a folder of class folders, a `.rec` file or its folder, TFRecord files, tar shards, Parquet files, or an
-    MS-Celeb-1M table. The content decides, not the name. A pattern selects some of a folder's shards:
-    `shards/train-*.tar`. An existing path whose name contains a colon or a star is taken literally. Raises `DatasetError`
-    if the path is not a dataset, or if a folder contains two kinds.
+    MS-Celeb-1M table. The content decides, not the name. A glob pattern such as `shards/train-*.tar` selects some of a
+    folder's shards. An existing path whose name contains a colon or a star is taken literally. Raises `DatasetError` if
+    the path is not a dataset, or if a folder contains two kinds.
 
     >>> import tempfile
     >>> from PIL import Image
@@ -66,7 +66,7 @@ def open_dataset(source: Source | Sequence[Source]) -> LabelledImages:
 
 
 def paths_of(source: Source | Sequence[Source]) -> list[str]:
-    """Return the paths that `open_dataset` opens for `source`; raises `DatasetError` if it has no such path."""
+    """Return the paths that `open_dataset` opens for `source`; raises `DatasetError` if there is none."""
     sources = [source] if isinstance(source, (str, os.PathLike)) else list(source)
     paths = [path for one in sources for path in _parted(os.fspath(one))]
     if not paths:
@@ -86,7 +86,7 @@ def _parted(source: str) -> list[str]:
 
 
 def _open(path: str) -> LabelledImages:
-    # The name decides only if the first bytes are damaged; its reader then reports what is wrong.
+    # The name decides only if the first bytes are damaged; the reader of that format then reports what is wrong.
     if is_pattern(path):
         first = matching(path)[0]
         kind = _file_kind(first) or _named_kind(first)
@@ -113,7 +113,7 @@ def _folder_kind(path: str) -> str | None:
     named: dict[str, str] = {}
     for file in files:
         if file not in _OWN_TABLES and (kind := _named_kind(file)):
-            named.setdefault(kind, file)  # the first file of a kind is enough: its reader checks the others
+            named.setdefault(kind, file)  # one file of each kind is enough: the reader checks all files
     found |= {kind: file for kind, file in named.items() if _file_kind(os.path.join(path, file)) == kind}
     if len(found) > 1:
         which = " and ".join(f"{kind} ({plain_text(name)})" for kind, name in found.items())
@@ -153,7 +153,7 @@ def _has_images(path: str, folders: Sequence[str]) -> bool:
                 ):
                     return True
         except OSError:
-            continue  # the reader of class folders reports it
+            continue  # the reader of class folders reports the error
     return False
 
 
@@ -185,7 +185,7 @@ def _file_kind(path: str) -> str | None:
 
 
 def _is_old_tar(start: bytes) -> bool:
-    """Return whether the checksum of the first header is right; tar files before 1988 have no magic number."""
+    """Return whether a file begins with a tar header, by its checksum: tar files before 1988 have no magic number."""
     field = start[148:156].split(b"\0")[0].strip()
     if len(start) < _START or not re.fullmatch(rb"[0-7]{1,7}", field):
         return False

@@ -21,11 +21,12 @@ _PART = re.compile(r"(?:train|valid|val|test|eval)(?=[^a-z]|idation|ing)", re.IG
 
 
 def find_shards(path: str | os.PathLike[str], ending: str, what: str) -> tuple[str, ...]:
-    """Return the file `path`, or the files of the folder `path` whose ending matches `ending`, in natural order.
+    """Return the file `path`, or the files in the folder `path` whose names end in `ending`, in natural order.
 
-    A pattern such as `shards/train-*.tar` gives the files that match it. Hidden files are left out. Raises `DatasetError`
-    if no file is found, and if a folder contains shards of several splits, so that test images are not trained on
-    unnoticed. `what` describes the expected files in the error.
+    `ending` is a regular expression, matched without case. `path` may also be a glob pattern such as
+    `shards/train-*.tar`. Hidden files are left out. Raises `DatasetError` if no file is found, and if a folder contains
+    shards of several splits, because training would then also use the test images. `what` describes the expected files
+    in the error. Natural order compares digits as numbers:
 
     >>> sorted(["b10.tar", "b9.tar", "a.tar"], key=_natural)
     ['a.tar', 'b9.tar', 'b10.tar']
@@ -50,12 +51,12 @@ def find_shards(path: str | os.PathLike[str], ending: str, what: str) -> tuple[s
 
 
 def is_pattern(path: str) -> bool:
-    """Return whether the last part of a path is a pattern with `*`, `?` or `[…]`; an existing path is not a pattern."""
+    """Return whether the last part of a path is a glob pattern with `*`, `?` or `[…]`; an existing path is not one."""
     return bool(set("*?[") & set(os.path.basename(path))) and not os.path.lexists(path)
 
 
 def matching(path: str) -> tuple[str, ...]:
-    """Return the files that match a pattern, in natural order; raises `DatasetError` if no file matches."""
+    """Return the files that match a glob pattern, in natural order; raises `DatasetError` if no file matches."""
     folder, pattern = os.path.split(path)
     names = [name for name in _listed(folder or os.curdir) if fnmatch.fnmatchcase(name, pattern)]
     files = [file for name in sorted(names, key=_natural) if not os.path.isdir(file := os.path.join(folder, name))]
@@ -78,7 +79,7 @@ def _natural(name: str) -> tuple[list[tuple[str, int]], str]:
 
 
 class Pieces:
-    """The positions of the images in several files: a scan adds them in order, then they are looked up by index.
+    """The positions of the images in several files. A scan adds the positions in order; `find` looks one up by index.
 
     >>> pieces = Pieces()
     >>> pieces.add(8, 100)
@@ -115,7 +116,7 @@ class Pieces:
 
 
 class Piece(NamedTuple):
-    """The position of one image: its file, its number in that file, and its byte range."""
+    """The position of one image: the number of its file, its number in that file, and its byte range."""
 
     shard: int
     number: int
@@ -124,9 +125,10 @@ class Piece(NamedTuple):
 
 
 class ShardFiles:
-    """Files that any thread reads at any offset; pickled as paths, so that another process reopens them.
+    """Files that any thread reads at any offset; pickling stores the paths, and another process reopens the files.
 
-    `sizes` are in bytes. Raises `DatasetError` if a path is not a regular file, cannot be read, or has changed since.
+    `sizes` are in bytes. Raises `DatasetError` if a file is not regular, cannot be read, or has changed since it was
+    opened.
     """
 
     def __init__(self, paths: Sequence[str]) -> None:
@@ -136,7 +138,7 @@ class ShardFiles:
 
     def read(self, shard: int, offset: int, length: int) -> bytes:
         """Return `length` bytes of a file from `offset` on; the caller has checked both against the file's size."""
-        # No lock, because a fork could leave it locked: at worst a file is opened twice and closed once more.
+        # No lock, because a fork could leave it locked. Without a lock, at worst a file is opened twice.
         handle = self._handles.get(shard)
         if handle is None:
             handle = self._open(shard)

@@ -14,16 +14,16 @@ from facespace.datasets.protocol import LabelledImages
 from facespace.errors import DatasetError
 
 _NUMBER = re.compile("[0-9]+")
-_OF_UNION = re.compile(r"^[0-9]+(?: \(dataset [0-9]+\))+$")  # names that another union made
+_OF_UNION = re.compile(r"^[0-9]+(?: \(dataset [0-9]+\))+$")  # names that an earlier union gave
 
 
 class UnionImages:
     """The images of several datasets one after the other, as `LabelledImages`; equal names are one identity.
 
     Names keep the order of their first appearance. If the names of a dataset are only the numbers from 0 or 1 on (with or
-    without leading zeros), it shares no identity with the others: identity 7 of the second dataset is called
-    `7 (dataset 2)`. Other numbers are treated as names; a warning is given if several datasets share them. Raises
-    `DatasetError` if there are no datasets.
+    without leading zeros), its identities are different from those of all other datasets: identity 7 of the second
+    dataset is called `7 (dataset 2)`. All other numbers are treated as names; a warning is given if several datasets
+    share such a number. Raises `DatasetError` if there are no datasets.
 
     >>> from types import SimpleNamespace
     >>> first = SimpleNamespace(names=["Anna", "Ben"], labels=np.array([0, 1, 1]))

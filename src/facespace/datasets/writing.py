@@ -16,7 +16,7 @@ from facespace.io.text import plain_text
 
 FORMATS = ("folder", "recordio", "tfrecord", "webdataset", "parquet")
 SHARDED = ("webdataset", "parquet")
-IN_PARTS = ("folder", *SHARDED)  # formats whose parts can be written separately
+IN_PARTS = ("folder", *SHARDED)  # formats of which several writers can write parts
 
 
 class Writer(Protocol):
@@ -26,7 +26,7 @@ class Writer(Protocol):
         """Append one image."""
 
     def sync(self) -> Any:
-        """Flush to the disk and return the position to resume at, as a JSON value; None if resuming here is impossible."""
+        """Flush to the disk and return the position to resume at, as a JSON value; None if it cannot resume here."""
 
     def close(self) -> None:
         """Finish the files."""
@@ -59,7 +59,7 @@ def open_writer(
     shard_bytes: int,
     resume_at: Any = None,
 ) -> Writer:
-    """Return a writer of a format into an existing folder; it resumes at `resume_at` if that is not None.
+    """Return a writer of a format for an existing folder, which resumes at `resume_at` unless that is None.
 
     `names.known` are written into the files if the format can store names, else into `names.txt`; class folders need a
     name for each label. Raises `DatasetError` if the files do not match `resume_at`, which `sync` returned.
@@ -107,7 +107,7 @@ def bytes_in_shard(format: str, encoded: bytes, label: int, names: Names) -> int
 def shard_start(format: str, shard: int, n_before: int) -> Any:  # noqa: A002
     """Return the `resume_at` of a writer that starts with shard number `shard`, after `n_before` images, in its own folder.
 
-    Only the formats in `IN_PARTS` have one.
+    Only the formats in `IN_PARTS` support this.
     """
     return {"folder": n_before, "webdataset": (n_before, shard, 0, 0), "parquet": (shard,)}[format]
 
@@ -121,7 +121,7 @@ def _reopen_records(folder: Path) -> None:
 
 
 def open_written(format: str, folder: Path, names: Names, *, n_before: int = 0) -> LabelledImages:  # noqa: A002
-    """Open what a format's writer left in a folder, in the order written; the writer started after `n_before` images."""
+    """Open the images that a writer wrote into a folder, in the order written; `n_before` images precede its first."""
     if format == "folder":
         return NumberedFolder(folder, names.known, begin=n_before)
     if format == "recordio":

@@ -13,8 +13,8 @@ from facespace.errors import ModelError
 from facespace.faces.input_spec import INPUT_SPECS, InputSpec
 from facespace.formats.onnx_model import parse_model, read_tensor
 
-_LARGEST = 4.0  # networks are trained on values within ±4, also if scaled by the mean and deviation of each colour
-_SMALLEST = 0.4  # and their range is at least this large
+_LARGEST = 4.0  # networks are trained on values within ±4, even if scaled by the mean and deviation of each colour
+_SMALLEST = 0.4  # the range of the values that networks are trained on is at least this large
 _UINT8 = 2  # ONNX's number for the type
 _AFFINE = ("Sub", "Add", "Mul", "Div")
 _SAME = ("Identity", "Cast", "Transpose")  # operators that change no value
@@ -27,9 +27,10 @@ Numbers = npt.NDArray[np.float64]
 def spec_of_onnx(data: bytes, *, source: str) -> tuple[InputSpec, str]:
     """Return the `InputSpec` of an ONNX network of images, and the reason in words.
 
-    112 px mean ArcFace, 160 px FaceNet. If the graph begins with arithmetic of its own, a·x + b, it shows what x is: if
-    0 to 255 is brought near ±1, x are plain colours; if 0 to 1 is, x are colours divided by 255. Raises `ModelError` in any
-    other case, and if the graph reorders colours, because the order it expects is then unknown.
+    An input of 112 px means ArcFace, one of 160 px FaceNet. If the graph itself begins with a·x + b, the range of x is
+    inferred from a and b: x are plain colours if this brings 0 to 255 near ±1, and colours divided by 255 if it brings 0
+    to 1 near ±1. Raises `ModelError` for any other size or scaling, and if the graph reorders the colours, because the
+    order it expects is then unknown.
     """
     graph = parse_model(data, source).graph
     constants = {tensor.name for tensor in graph.initializer}
@@ -58,7 +59,7 @@ def graph_scaling(data: bytes, *, source: str) -> tuple[Numbers, Numbers]:
 
 
 def spec_of_graph(scaling: tuple[Numbers, Numbers], *, source: str) -> tuple[InputSpec, str]:
-    """Return the spec and the reason for a TensorFlow 1 graph: `facenet-2018`, with plain colours if it scales them."""
+    """Return the spec and the reason for a TensorFlow 1 graph: `facenet-2018`, adapted if it scales images itself."""
     spec, reason = INPUT_SPECS["facenet-2018"], "the default for TensorFlow 1"
     scaled = with_scaling(spec, *scaling, source=source)
     return scaled, reason if scaled == spec else f"{reason}, adapted to the scaling inside it"
@@ -95,7 +96,7 @@ def _fits(scale: Numbers, shift: Numbers, largest: float) -> bool:
     near_one = max(np.abs(shift).max(), np.abs(spread + shift).max()) <= _LARGEST and np.abs(spread).min() >= _SMALLEST
     with np.errstate(all="ignore"):
         middle = -shift / scale
-    if largest == 255:  # a shift by about half the range, without division, also means plain colours
+    if largest == 255:  # a shift by about half the range, even without division, also means plain colours
         return bool(near_one or ((middle >= 64) & (middle <= 192)).all())
     # Colours of 0 to 1 must be shifted by about half their range; other values may have been scaled before.
     return bool(near_one and ((middle >= 0.3) & (middle <= 0.7)).all())
@@ -108,8 +109,8 @@ _ASK = f"give --input-spec {'|'.join(INPUT_SPECS)}|FILE.json"
 def leading_scaling(graph: Any, value: str) -> tuple[tuple[Numbers, Numbers], bool]:
     """Return the a and b of the a·x + b with which a graph begins, each one number or one per channel.
 
-    Sub, Add, Mul and Div with constants are followed, and operators that change no value. The second result says whether
-    the colours are split or reordered there.
+    The search follows Sub, Add, Mul and Div with constants, and operators that change no value. The second result says
+    whether the graph splits or reorders the colours on this way.
     """
     constants = _constants(graph)
     users: dict[str, list[Any]] = {}
@@ -153,7 +154,7 @@ def _constants(graph: Any) -> dict[str, Numbers]:
             try:
                 found[name] = read_tensor(tensor, name).astype(np.float64).reshape(-1)
             except ModelError:
-                return  # an unsupported type cannot be part of the scaling
+                return  # a constant of an unsupported type cannot be part of the scaling
 
     for tensor in graph.initializer:
         keep(tensor.name, tensor)

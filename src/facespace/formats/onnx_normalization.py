@@ -18,7 +18,7 @@ from facespace.io.protobuf import MAX_WEIGHTS
 from facespace.io.text import plain_text
 
 _EXTERNAL = 1  # ONNX's number for data in another file
-_MIN_DIMENSION = 32  # of the output that is chosen as the embedding among several
+_MIN_DIMENSION = 32  # an output with fewer numbers is not taken for the embedding
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +33,13 @@ class OnnxFile:
 def open_onnx(path: Path, data: bytes) -> OnnxFile:
     """Return the ONNX model at `path`, whose content is `data`, as a single file that every runtime accepts.
 
-    Weights in files next to it are merged into it. Constants are removed from the inputs, where old files list them.
-    Images and features in float16 or float64 become float32 by casts at both ends of the model. Of several outputs the one
-    that can be an embedding is kept. The batch size becomes free if the file does not fix it, or one if a crop's features
-    would depend on the others in its batch (DynamicQuantizeLinear). Block-quantised weights become float32. A file that
-    needs no change is returned unchanged. The fingerprint of one file is its SHA-256; with external files, it is the SHA-256
-    of the model's bytes followed by the files' SHA-256 in the order of their names. Raises `ModelError`.
+    Weights in files next to the model are merged into it. Constants are removed from the inputs, where old files list
+    them. Images and features in float16 or float64 become float32 by casts at both ends of the model. Of several outputs,
+    only the one that can be an embedding is kept. The batch size becomes free if the file does not fix it, or one if a
+    crop's features would depend on the other crops in its batch (DynamicQuantizeLinear). Block-quantised weights become
+    float32. A file that needs no change is returned unchanged. The fingerprint of one file is its SHA-256; with external
+    files, it is the SHA-256 of the model's bytes followed by the files' SHA-256 in the order of their names. Raises
+    `ModelError`.
     """
     source = str(path)
     model = parse_model(data, source)

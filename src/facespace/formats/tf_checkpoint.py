@@ -45,7 +45,7 @@ _SAVED = re.compile(r"(model-.+\.ckpt-([0-9]{1,18}))(\.index)?")
 
 
 def is_checkpoint_folder(folder: str | os.PathLike[str]) -> bool:
-    """Return whether a TensorFlow 1 trainer may have written this folder, that is whether it contains a `.meta`."""
+    """Return whether a TensorFlow 1 trainer may have written this folder, which means that it contains a `.meta`."""
     with os.scandir(folder) as entries:
         return any(entry.name.endswith(".meta") for entry in entries)
 
@@ -57,12 +57,12 @@ def checkpoint_digest(folder: str | os.PathLike[str]) -> str:
 
 
 def find_checkpoint(folder: str | os.PathLike[str]) -> tuple[str, str]:
-    """Return the path of the meta graph in a folder, and the prefix of its newest checkpoint's files.
+    """Return the path of the meta graph in a folder, and the path prefix of its newest checkpoint's files.
 
-    Like the 2018 programs, it chooses the only `.meta`, and the checkpoint that the file `checkpoint` names, else the
-    `model-….ckpt-N` with the highest N. Only the last part of that name counts, because the trainer may have run elsewhere.
-    Unlike them, it also accepts several `.meta`, if one has the checkpoint's name, and a single checkpoint of any name.
-    Raises `ModelError`.
+    As in the FaceNet programs of 2018, the meta graph is the only `.meta`, and the checkpoint is the one that the file
+    `checkpoint` names, else the `model-….ckpt-N` with the highest N. Only the last part of the path in `checkpoint`
+    counts, because the trainer may have run elsewhere. Unlike those programs, this function also accepts several `.meta`
+    if one has the checkpoint's name, and a single checkpoint of any name. Raises `ModelError`.
     """
     folder = os.fspath(folder)
     shown = plain_text(folder)
@@ -107,7 +107,7 @@ def _hint(names: list[str]) -> str:
 
 
 def _named_checkpoint(path: str) -> str | None:
-    """Return the last part of the name in a `checkpoint` file (protobuf text); None if it has no name."""
+    """Return the last part of the name in a `checkpoint` file (protobuf text); None if the file has no name."""
     match = _NAMED.search(_read_at_most(path, 2**16))
     if match is None:
         return None
@@ -122,7 +122,7 @@ def _read_at_most(path: str, n_bytes: int) -> bytes:
         if not os.path.isfile(path):
             raise ModelError(f"{plain_text(path)}: missing or not a regular file; the folder of a checkpoint needs it")
         with open(path, "rb") as file:
-            return file.read(min(os.fstat(file.fileno()).st_size, n_bytes))  # `read` allocates what it is asked for
+            return file.read(min(os.fstat(file.fileno()).st_size, n_bytes))  # `read` allocates what is requested
     except OSError as error:
         raise ModelError(f"{plain_text(path)}: {error.strerror}") from None
 
@@ -213,7 +213,7 @@ def _read_variables(graph: Graph, bundle: TensorBundle, source: str) -> dict[str
 
 
 def _part(name: str, graph: Graph, bundle: TensorBundle) -> tuple[str, tuple[slice, ...]] | None:
-    """Return the variable that a node called `…/part_2` is a part of, and its slice of it; None if no such variable exists.
+    """Return the variable that a node called `…/part_2` is a part of, and the slice; None if no such variable exists.
 
     The checkpoint stores all parts under one name. The graph joins them along the axis where their sizes add up to that
     of the whole; all other sizes are equal.

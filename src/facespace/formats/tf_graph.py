@@ -20,8 +20,8 @@ from facespace.io.text import plain_text
 
 MAX_BYTES = 2**31 - 1  # protobuf's own limit for one message
 MAX_NODES = 2**20  # far more than a face network has, including its training
-MAX_VALUES = 2**28  # of all constants together: 1 GiB of float32
-MAX_REPEATED = 2**22  # of one constant that repeats a value, which takes more memory than its file
+MAX_VALUES = 2**28  # numbers in all constants together: 1 GiB of float32
+MAX_REPEATED = 2**22  # numbers in one constant that repeats a value, which takes more memory than its file
 
 _TENSORFLOW = {
     "Dim": [("size", 1, "int64")],
@@ -121,7 +121,7 @@ def new_constant(name: str, array: npt.NDArray[Any]) -> Any:
 
 
 def _error(source: str, what: str) -> ModelError:
-    """Return an error of one line, also if names in the graph contain line breaks."""
+    """Return an error whose message is one line, even if names in the graph contain line breaks."""
     return ModelError(f"{source}: {plain_text(what)}")
 
 
@@ -189,10 +189,10 @@ def inputs_of(graph: Graph, node: Any, source: str) -> list[tuple[str, int]]:
 def inference_graph(graph: Graph, output: str, source: str) -> Graph:
     """Return the nodes that inference evaluates, inputs before users, without those of training.
 
-    A Switch passes its data to one of its two outputs; nodes behind the other one are dead, and a Merge takes the input
-    that is alive. The choice must follow from constants and training flags (booleans that the caller feeds, such as
+    A Switch passes its data to one of its two outputs. Nodes behind the other output are dead, and a Merge takes the
+    input that is alive. The choice must follow from constants and training flags (booleans that the caller feeds, such as
     `phase_train`); in inference every flag is False. Both operators become an Identity, the images a Placeholder. Raises
-    `ModelError` if anything else decides, or if an operator's second output is needed.
+    `ModelError` if a choice depends on anything else, or if an operator's second output is needed.
     """
     output = output_node(graph, output, source)
     order = _evaluation_order(graph, output, source)
@@ -223,10 +223,11 @@ def inference_graph(graph: Graph, output: str, source: str) -> Graph:
 
 
 def output_node(graph: Graph, name: str, source: str) -> str:
-    """Return the node `name`, else the only one of that name in a scope, else the only end of a graph without variables.
+    """Return the name of the output node: `name`, else the only node `…/name`, else the graph's only end.
 
-    Importing a graph into another adds a scope to all its names, and some graphs call the features something other than
-    `embeddings`. Raises `ModelError`, which lists the graph's ends.
+    Importing a graph into another one adds a scope to all its names, and some graphs use a name other than `embeddings`.
+    An end is a node that no node reads; ends are only considered in a graph without variables. Raises `ModelError`, which
+    lists the ends.
     """
     if name in graph:
         return name
@@ -246,7 +247,7 @@ def output_node(graph: Graph, name: str, source: str) -> str:
 def _evaluation_order(graph: Graph, output: str, source: str) -> list[str]:
     """Return the names of all nodes that `output` may depend on, including those of training, inputs before users."""
     order: list[str] = []
-    state: dict[str, bool] = {}  # False while its inputs are being visited, True when done
+    state: dict[str, bool] = {}  # by node: False while its inputs are being visited, then True
     stack = [output]
     while stack:
         name = stack[-1]
@@ -282,7 +283,7 @@ def _pivots(graph: Graph, node: Any) -> list[str]:
 
 
 def _dead_and_undecided(graph: Graph, order: list[str], source: str) -> tuple[set[tuple[str, int]], dict[str, str]]:
-    """Return the outputs that inference never computes (-1: all of a node), and undecided switches with their condition."""
+    """Return the outputs that inference never computes (−1: all of a node), and the condition of each undecided switch."""
     dead: set[tuple[str, int]] = set()
     undecided: dict[str, str] = {}
     truths: dict[str, bool | None] = {}
@@ -332,7 +333,7 @@ def _truth(node: Any, of_inputs: list[bool | None], source: str) -> bool | None:
 
 
 def _resolved(graph: Graph, name: str, inputs: list[tuple[str, int]], source: str) -> Any:
-    """Return the node as `inference_graph` returns it; unchanged if possible."""
+    """Return the node in the form that `inference_graph` documents; most nodes stay unchanged."""
     node = graph[name]
     children = [child for child, _ in inputs]
     if name == images_node(graph):

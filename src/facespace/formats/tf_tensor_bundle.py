@@ -1,7 +1,7 @@
 """Reads TensorFlow's checkpoints without TensorFlow: tensors by name from `PREFIX.index` and `PREFIX.data-…-of-…`.
 
 The index is a sorted table in LevelDB's format: blocks of keys and values, in which a key leaves out the prefix it shares
-with the key before it; a block with the positions of the others; and a footer. The value of the empty key describes the
+with the key before it; a block with the positions of these blocks; and a footer. The value of the empty key describes the
 checkpoint. Every other value describes a tensor: its type, its shape, and its data file and byte range. The CRC-32C of
 blocks and tensors is checked. Only the requested tensors are read from the data files.
 """
@@ -25,13 +25,13 @@ from facespace.io.protobuf import message_class, read_varint
 from facespace.io.text import plain_text
 
 MAX_INDEX_BYTES = 2**24  # of names, shapes and positions; the numbers are in the data files
-MAX_KEY_BYTES = 2**26  # of all keys together: shared prefixes take more memory than their file
+MAX_KEY_BYTES = 2**26  # of all keys together: with their shared prefixes they take more memory than the file
 MAX_ENTRY_BYTES = 2**16
 MAX_TENSOR_BYTES = 2**32
 
 _MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")
 _FOOTER_BYTES = 48
-_TRAILER_BYTES = 5  # of a block: its compression and its checksum
+_TRAILER_BYTES = 5  # after each block: its compression and its checksum
 _VERSION = 1  # TensorFlow's version of the format
 
 _MESSAGES = {
@@ -107,7 +107,7 @@ class TensorBundle:
         return isinstance(name, str) and _key(name) in self._entries
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Return the shape of a tensor; for a partitioned variable, that of the whole."""
+        """Return the shape of a tensor; for a partitioned variable, the shape of the whole variable."""
         return self._checked(_key(name))[1]
 
     def dtype(self, name: str) -> np.dtype[Any]:
@@ -281,7 +281,7 @@ def _block(data: bytes, handle: bytes, start: int) -> tuple[bytes, int]:
 
 
 def _pairs(block: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the keys and values of a block: each key is a prefix of the key before it, then its own bytes."""
+    """Yield the keys and values of a block; each key repeats a prefix of the key before it and adds its own bytes."""
     n_restarts = int.from_bytes(block[-4:], "little")
     end = len(block) - 4 - 4 * n_restarts  # restart points, which are only for searching, follow the entries
     if len(block) < 4 or end < 0:
@@ -322,7 +322,7 @@ def _check_header(header: Any) -> None:
 
 
 def _place(part: Any, shape: tuple[int, ...]) -> tuple[slice, ...] | None:
-    """Return the slices of a part in the whole; None if it does not fit. An extent without length is the whole axis."""
+    """Return the slices of a part in the whole; None if they do not fit. An extent without length is the whole axis."""
     if len(part.extent) != len(shape):
         return None
     limits = [(e.start, e.start + e.length if e.length else size) for e, size in zip(part.extent, shape, strict=True)]
@@ -332,7 +332,7 @@ def _place(part: Any, shape: tuple[int, ...]) -> tuple[slice, ...] | None:
 
 
 def _slice_key(name: bytes, part: Any) -> bytes:
-    """Return the key of a part in TensorFlow's encoding, which keeps the order of numbers and text."""
+    """Return the key of a part in the index: name and extents, encoded so that the bytes sort as the values do."""
     escaped = b"".join({0: b"\0\xff", 255: b"\xff\0"}.get(byte, bytes([byte])) for byte in name)
     key = b"\0" + escaped + b"\0\1" + _ordered(len(part.extent))
     for extent in part.extent:
@@ -346,7 +346,7 @@ def _ordered(number: int) -> bytes:
 
 
 def _signed(number: int) -> bytes:
-    """Encode a signed number: the first bits, as many as there are bytes, are 1 if it is positive, else 0."""
+    """Encode a signed number in n bytes, whose first n bits are 1 if it is not negative, else 0."""
     size = (number if number >= 0 else ~number).bit_length() // 7 + 1
     mask = ((1 << size) - 1) << (size * 8 - size)
     return ((number & ((1 << size * 8) - 1)) ^ mask).to_bytes(size, "big")

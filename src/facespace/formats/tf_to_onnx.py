@@ -38,8 +38,8 @@ class Value:
 
     A constant is kept as `array` and a convolution as `conv` until needed: operators that scale and shift its channels
     next are folded into its weights (`y = s·(k∗x + b) + t = (s·k)∗x + (s·b + t)`), so that the runtime has one operator
-    instead of three. `sizes` marks values computed from a tensor's shape: int64, one number or several. `width` is the D
-    of a tensor, or a shape, (N,D), if known.
+    instead of three. `sizes` marks int64 values computed from a tensor's shape, one number or several. `width` is D, if
+    known, for a tensor of shape (N,D) and for such a shape.
     """
 
     name: str
@@ -145,7 +145,7 @@ def _translated(t: Translation, node: Any) -> Value:
 def _placeholder(t: Translation, node: Any, inputs: Sequence[Value]) -> Value:
     attributes = attributes_of(node)
     if "dtype" in attributes and attributes["dtype"].type == BOOL:
-        return Value("", array=np.zeros((), np.bool_))  # `phase_train` of the 2018 trainer
+        return Value("", array=np.zeros((), np.bool_))  # `phase_train` of FaceNet's trainer
     if t.has_images:
         raise ModelError(f"{t.source}: expected images as the only input, got a second one, {plain_text(node.name)}")
     t.has_images = True
@@ -257,7 +257,7 @@ def _unary(function: Callable[[Any], Any], *ops: str) -> Callable[[Translation, 
 
 def _concat(t: Translation, node: Any, inputs: Sequence[Value]) -> Value:
     axis = int(array_of(inputs[-1]))
-    if all(value.array is not None for value in inputs[:-1]):  # a weight stored in parts
+    if all(value.array is not None for value in inputs[:-1]):  # a constant weight stored in parts
         parts = [array_of(value) for value in inputs[:-1]]
         _count(t, sum(part.size for part in parts))
         return Value("", array=np.concatenate(parts, axis))

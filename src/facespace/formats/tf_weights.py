@@ -11,7 +11,7 @@ import numpy.typing as npt
 from facespace.errors import ModelError
 from facespace.formats.tf_graph import MAX_VALUES, Graph, constant, inputs_of
 
-EPSILON = 1e-3  # of every batch norm of the 2018 networks
+EPSILON = 1e-3  # ε of every batch norm in the FaceNet networks of 2018
 
 _VARIABLE = re.compile(r"/(weights|biases|BatchNorm/(beta|gamma|moving_mean|moving_variance))$")
 
@@ -21,8 +21,8 @@ def graph_variables(graph: Graph, source: str) -> dict[str, npt.NDArray[Any]]:
 
     Freezing for speed folds a batch norm into its convolution: y = k′∗x + b, with k′ under the name of the weights and
     b under a name of its own. A batch norm with mean 0, variance 1 − ε and beta b computes exactly the same and is returned
-    in its place. A network with it gives correct features, but these statistics do not come from training (`folded` lists
-    such batch norms). Raises `ModelError` if the graph has no weights under such names.
+    instead. A network with it gives correct features, but its statistics do not come from training (`folded` lists such
+    batch norms). Raises `ModelError` if the graph has no weights under such names.
     """
     variables: dict[str, npt.NDArray[Any]] = {}
     n_values = 0

@@ -57,8 +57,8 @@ def parse_safetensors(data: bytes, source: str) -> dict[str, torch.Tensor]:
 def read_state_dict(path: Path) -> dict[str, Any]:
     """Return the tensors of a file of weights: safetensors, or a file of `torch.save`; its content decides.
 
-    A pickle may contain only tensors and plain containers; any other is refused and nothing in it is run. The result may be
-    a dictionary around the weights, which `from_state_dict` unwraps. Raises `ModelError`.
+    A pickle may contain only tensors and plain containers; any other pickle is refused, and none of its code runs. The
+    result may be a dictionary around the weights, which `from_state_dict` unwraps. Raises `ModelError`.
     """
     require_torch(f"{path}: a file of torch weights")
     import torch
@@ -98,7 +98,7 @@ def is_torch_file(start: bytes) -> bool:
 
 
 def _check_archive(data: bytes, path: Path) -> None:
-    """Raise `ModelError` for a damaged archive, a program, or an archive that grows: torch stores tensors uncompressed."""
+    """Raise `ModelError` for an archive that is damaged, contains a program, or is compressed, unlike torch's own."""
     try:
         if not zipfile.is_zipfile(io.BytesIO(data)):
             return  # a pickle from before 2020, or not a torch file
@@ -117,7 +117,7 @@ def _check_archive(data: bytes, path: Path) -> None:
 
 
 def require_torch(what: str) -> None:
-    """Raise `RuntimeUnavailable`, which names `what` needs them, if torch or safetensors is not installed."""
+    """Raise `RuntimeUnavailable` if torch or safetensors is not installed; the message says that `what` needs them."""
     try:
         import safetensors
         import torch  # noqa: F401

@@ -46,15 +46,16 @@ def contains_graph(archive: Path) -> bool:
         with _BoundedFile(io.FileIO(archive)) as file, zipfile.ZipFile(file) as opened:
             return any(name.endswith((".pb", ".meta")) for name in opened.namelist())
     except (ModelError, *_DAMAGED):
-        return False  # reading it reports the error
+        return False  # the reader of the zip reports the error
 
 
 def unpack_weights(archive: Path, folder: Path) -> Path:
     """Unpack the TensorFlow model in a zip into the new `folder`; return the path of its frozen graph.
 
-    If there is no frozen graph (`.pb`), return `folder`, with a checkpoint's `.meta`, `.index` and `.data` files. Files
-    keep the last part of their names; folders in the zip are ignored. Raises `ModelError` for a damaged zip, for several
-    models, names that lead out of the zip, links, passwords, and members too large or too well compressed to be weights.
+    If the zip has no frozen graph (`.pb`), unpack a checkpoint's `.meta`, `.index` and `.data` files, and return
+    `folder`. Files keep the last part of their names; folders in the zip are ignored. Raises `ModelError` for a damaged
+    zip, for several models, names that lead out of the zip, links, passwords, and members too large or too well
+    compressed to be weights.
     """
     try:
         with _BoundedFile(io.FileIO(archive)) as file, zipfile.ZipFile(file) as opened:

@@ -1,4 +1,4 @@
-"""Gives each person to at most one face of a photo."""
+"""Assigns names so that each person is named at most once in a photo."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def one_face_each(similarity: npt.NDArray[np.floating], thresholds: npt.NDArray[
     if not len(rows):
         return chosen
     part = np.ix_(rows, columns)
-    # A pair below the threshold scores 0. Adding 2 keeps the others positive: with a negative threshold a similarity
-    # may be negative too.
+    # A pair below its threshold scores 0. Adding 2 keeps all other scores positive, because a similarity may be negative
+    # if its threshold is.
     score = np.where(reached[part], similarity[part] + 2.0, 0.0)
     if len(rows) == 1:
         chosen[rows[0]] = columns[score[0].argmax()]

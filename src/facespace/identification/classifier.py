@@ -42,9 +42,9 @@ from facespace.metrics.distances import Floats
 class Prediction:
     """A classifier's result for one face.
 
-    `name` is None for unknown. `nearest` is the most likely known person, even if the face is a stranger's.
+    `name` is None for unknown. `nearest` is the most likely known person, even if the face shows a stranger.
     `similarity` is the cosine to that person's template and `threshold` the similarity required for the name.
-    `probability` is the probability that the face shows `nearest`, assuming that half of all faces are strangers'; it
+    `probability` is the probability that the face shows `nearest`, assuming that half of all faces show strangers; it
     is None if there were too few photos to estimate it.
     """
 
@@ -61,7 +61,7 @@ class Classifier:
     `method` is `centroid` (the person whose mean embedding is nearest), `knn`, `logistic` or `svm`. With every method,
     a face is rejected as a stranger if its cosine to the predicted person's template, the mean of that person's
     embeddings, is below the threshold. The thresholds are chosen so that a share `rate` of strangers is given a name.
-    `closed_set` names every face, as the programs of 2018 did.
+    `closed_set` names every face, as the FaceNet programs of 2018 did.
 
     After `fit`: `names_` (the P people, sorted), `embeddings_` (N,D) and `owners_` (N,) of the training photos,
     `templates_` (P,D), `thresholds_` (P,) and `evidence_`, the rates measured with photos and people held out.
@@ -84,11 +84,11 @@ class Classifier:
         calibration: Calibration | None = None,
         digests: Sequence[str] = (),
     ) -> Classifier:
-        """Fit to unit embeddings (N,D) and their names; `calibration` is the embedder's.
+        """Fit to unit embeddings (N,D) and their names; `calibration` is that of the embedder.
 
         `digests` (N,) may identify the content of each photo, so that its embedding can be reused when people are added.
         Raise `ValueError` for an unknown method, for no photos, for embeddings that are not of length 1, for a wrong
-        number of names, and for a single person if the model has no calibration: then no stranger can be rejected.
+        number of names, and for a single person if the model has no calibration, since no threshold can be chosen then.
         """
         if self.method not in classifier_methods.METHODS:
             raise ValueError(f"method must be one of {', '.join(classifier_methods.METHODS)}, got {self.method!r}")
@@ -136,8 +136,8 @@ class Classifier:
     def save(self, path: str | PathLike[str], embedder: Embedder | None = None) -> None:
         """Write the fitted classifier atomically to a file; reading that file runs no code.
 
-        The file records the model. Vectors of `Embedder.represent` carry it; a classifier that was fitted to plain
-        arrays needs `embedder`. Raise `ValueError` if the model is not known from either, or if the two differ.
+        The file records the model. Vectors from `Embedder.represent` name their model; a classifier that was fitted to
+        plain arrays needs `embedder`. Raise `ValueError` if neither names a model, or if they name different models.
         """
         self._check_fitted()
         model = self.model_
@@ -170,8 +170,8 @@ class Classifier:
     def load(cls, path: str | PathLike[str], embedder: Embedder | None = None) -> Classifier:
         """Read a classifier that `save` wrote; with an `embedder`, check that it was fitted with that model.
 
-        Raise `ClassifierError` if it belongs to another model, is damaged, is not a classifier, or is a pickle, which
-        could run any code.
+        Raise `ClassifierError` if the file belongs to another model, is damaged, is not a classifier, or is a pickle
+        (loading a pickle can run any code).
         """
         saved = read_classifier(Path(path), embedder)
         try:
@@ -227,7 +227,7 @@ class Classifier:
     def predict(self, embeddings: Vectors, *, one_photo: bool = False) -> list[Prediction]:
         """Return the person of each face (M,D), or unknown; M may be 0. `Embedder.represent` makes the embeddings.
 
-        With `one_photo` they are the faces of one photo: if several get the same name, only the most similar keeps it.
+        With `one_photo` all faces are from one photo: if several get the same name, only the most similar keeps it.
         """
         self._check_fitted()
         vectors = probes_of(embeddings, self.embeddings_.shape[1], self.model_)

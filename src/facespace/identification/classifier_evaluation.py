@@ -1,4 +1,4 @@
-"""Evaluates a classifier on other labelled photos; people it has not learned count as strangers."""
+"""Evaluates a classifier on labelled photos that it was not fitted to; people it has not learned count as strangers."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from facespace.metrics.bootstrap import share
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClassifierEvaluation:
-    """N faces with their true `names` (N,) and predictions; `known` (N,) is True where the name was learned."""
+    """N faces with their true `names` (N,) and predictions; `known` (N,) is True where the classifier knows the name."""
 
     names: tuple[str, ...]
     predictions: tuple[Prediction, ...]
     known: tuple[bool, ...]
 
     def right(self, k: int) -> bool:
-        """Return whether face k got its own name, or was called unknown if it is a stranger's."""
+        """Return whether face k got its true name or, if it shows a stranger, was reported as unknown."""
         return self.predictions[k].name == (self.names[k] if self.known[k] else None)
 
     def rates(self) -> dict[str, Any]:
-        """Return rates with 95 % intervals over people (see `metrics.bootstrap.share`), by their name.
+        """Return the rates by name, each with a 95 % interval over people (see `metrics.bootstrap.share`).
 
         `closed_set_accuracy`, `known_named_right`, `known_named_wrong` and `known_rejected` are shares of the faces of
         learned people, and `strangers_named` is a share of all other faces.

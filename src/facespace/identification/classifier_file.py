@@ -27,8 +27,9 @@ _DIGEST = 72  # "photo:" and 64 digits, padded with blanks
 class ClassifierRecord:
     """The content of a classifier's file.
 
-    `embeddings` (N,D), `owners` (N,) as indices into the P `names`, and `thresholds` (P,). `arrays` belong to the
-    method, `digests` (N,) identify the content of each training photo, and `model` is `model_of` the embedder.
+    `embeddings` (N,D), `owners` (N,) as indices into the P `names`, and `thresholds` (P,). `arrays` are those of the
+    fitted method (`Method.arrays`), `digests` (N,) identify the content of each training photo, and `model` is what
+    `compatibility.model_of` returns for the embedder.
     """
 
     method: str
@@ -76,8 +77,8 @@ def write_classifier(path: Path, saved: ClassifierRecord) -> None:
 def read_classifier(path: Path, embedder: Embedder | None = None) -> ClassifierRecord:
     """Read a classifier; with an `embedder`, check that it was trained on that model's embeddings.
 
-    Raise `ClassifierError` if it was trained on another model's, is a pickle, which could run any code, is damaged, or
-    is not a classifier.
+    Raise `ClassifierError` if the classifier was trained on embeddings of another model, or if the file is damaged, is
+    not a classifier, or is a pickle (loading a pickle can run any code).
     """
     arrays, record = read_tensor_file(path, _KIND, ClassifierError, remedy=_REMEDY)
     try:

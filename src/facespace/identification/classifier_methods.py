@@ -33,7 +33,7 @@ class Method(Protocol):
 
 
 class NearestCentroid:
-    """The person whose mean embedding is nearest ("nearest centroid")."""
+    """Chooses the person whose mean embedding is nearest ("nearest centroid")."""
 
     def __init__(self, people: Embeddings) -> None:
         self._people = people
@@ -48,7 +48,7 @@ class NearestCentroid:
 
 
 class NearestNeighbors:
-    """The person with the most weight among the five nearest photos, each weighted by its cosine."""
+    """Chooses the person with the most weight among the five nearest photos, each weighted by its cosine."""
 
     def __init__(self, embeddings: Embeddings, owners: Integers, n_people: int) -> None:
         self._embeddings, self._owners, self._n_people = embeddings, owners, n_people
@@ -74,7 +74,7 @@ class NearestNeighbors:
 
 
 class Linear:
-    """The person with the largest score x·w + b of a one-vs-rest support vector machine or logistic regression."""
+    """Chooses the person with the largest score x·w + b of a one-vs-rest support vector machine or logistic regression."""
 
     def __init__(self, weights: npt.NDArray[np.float32], bias: npt.NDArray[np.float32]) -> None:
         self._weights, self._bias = weights, bias
@@ -90,7 +90,7 @@ class Linear:
 
 
 def fit(method: MethodName, embeddings: Embeddings, owners: Integers, n_people: int) -> Method:
-    """Fit `method` to embeddings (N,D) of the people `owners` (N,); each of the `n_people` must occur at least once."""
+    """Fit `method` to embeddings (N,D); `owners` (N,) are their people, and each of the `n_people` must occur in it."""
     if method == "centroid" or n_people == 1:  # with one person all methods give the same answer
         return NearestCentroid(templates(owners, embeddings, n_people))
     if method == "knn":
@@ -115,7 +115,7 @@ def restore(
     n_people: int,
     arrays: Mapping[str, npt.NDArray[np.float32]],
 ) -> Method:
-    """Return the method that `fit` returned, rebuilt from its `arrays`; raise `ValueError` if their shapes do not fit."""
+    """Rebuild a fitted method from its `arrays` and the arguments of `fit`; raise `ValueError` for wrong shapes."""
     if method in ("centroid", "knn") or n_people == 1:
         return fit(method, embeddings, owners, n_people)
     weights, bias = arrays.get("weights"), arrays.get("bias")

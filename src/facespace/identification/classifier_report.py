@@ -57,7 +57,7 @@ def in_words(classifier: Classifier) -> list[str]:
 
 
 def tried_in_words(tried: ClassifierEvaluation) -> list[str]:
-    """Return lines with the rates on other photos."""
+    """Return lines with the rates of an evaluation."""
     n_known = sum(tried.known)
     lines = [
         f"tested on {len(tried.names)} photos, {n_known} of people learned, {len(tried.names) - n_known} of strangers:"
@@ -147,7 +147,7 @@ def _as_html(
 
 
 def _people(classifier: Classifier, tried: ClassifierEvaluation | None) -> tuple[list[str], list[list[str]]]:
-    """Return the head and the rows of the table of people, the name first."""
+    """Return the head and the rows of the table of people; the first column is the name."""
     head, shown = ["name", "photos", "similarity to reach"], classifier.names_[:PEOPLE_SHOWN]
     photos = Counter(classifier.owners_.tolist())
     rows = [[name, str(photos[k]), f"{classifier.thresholds_[k]:.4f}"] for k, name in enumerate(shown)]
@@ -166,7 +166,7 @@ def _wrong(tried: ClassifierEvaluation) -> list[int]:
 
 
 def _mistake(tried: ClassifierEvaluation, k: int, path: str) -> tuple[str, str, str, str]:
-    """Return picture, true name, prediction and file of a face."""
+    """Return picture, true name, prediction and file of face `k`."""
     true = tried.names[k] + ("" if tried.known[k] else " (a stranger)")
     return _picture(path), true, prediction_in_words(tried.predictions[k]), path
 
@@ -214,7 +214,7 @@ def _plots(classifier: Classifier, tried: ClassifierEvaluation | None) -> list[t
 
 
 def _tiles(rates: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Return name, value and interval of each rate that was measured or could have been."""
+    """Return name, value and interval of each rate; a rate without value and without faces is left out."""
     return [
         (_WORDS[name], "not measured" if rate["share"] is None else f"{rate['share']:.3f}", _interval(rate))
         for name, rate in rates.items()

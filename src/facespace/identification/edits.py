@@ -1,7 +1,7 @@
 """Edits of a gallery by its users: rename, merge, split, remove and reject, and undo.
 
 Each edit is one `Change` of a store. If another process changed the same people meanwhile, they are read again and the
-edit is retried. A person is given by name, or as `Seen`: by id, with the fingerprint of what the user saw.
+edit is retried. A person is given by name, or as `Seen`: an id and the fingerprint of the state that the user saw.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def checked_templates(templates: str) -> str:
 
 
 def remove(store: Store, name: PersonRef) -> Done:
-    """Remove a person with all photos; this can be undone until they are erased."""
+    """Remove a person with all photos; the removal can be undone until the person is erased."""
     n_photos = 0
 
     def change() -> Change:
@@ -265,9 +265,9 @@ def merge(store: Store, names: Sequence[PersonRef], into: PersonRef) -> Done:
 
 
 def merged_into(store: Store, person: int) -> list[int]:
-    """Return the ids of removed people who were merged into that person, directly or through others.
+    """Return the ids of removed people who were merged into that person, directly or through other people.
 
-    They are the same person under other names, and must be erased together with that person.
+    They are the same person under other names, so they must be erased together with that person.
     """
     merges = [
         one.change for one in store.log(_LOG_LIMIT) if one.kind == "merge" and one.change is not None and not one.undone

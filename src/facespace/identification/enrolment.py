@@ -1,4 +1,4 @@
-"""Checks for enrolling another photo of a person: similarity to the person, and which face of a photo is theirs.
+"""Checks for enrolling another photo of a person: whether a face is similar enough, and which face of a photo to enroll.
 
 A face is compared with the mean embedding of the person's other photos, and with other people as in `Gallery.identify`.
 """
@@ -66,8 +66,8 @@ def likeness(gallery: Gallery, name: str, embeddings: Vectors) -> Likeness | Non
 def face_like_others(gallery: Gallery, name: str, embeddings: Vectors) -> int:
     """Return the index of the face (F,D) of one photo that is the person's, judged by the person's enrolled photos.
 
-    It must reach the person's threshold, be most similar to this person, and be clearly more similar than the other
-    faces. Raise `NoClearFace` with the reason if there is no such face.
+    That face must reach the person's threshold, resemble no other enrolled person more, and be clearly more similar than
+    the other faces. Raise `NoClearFace` with the reason if there is no such face.
     """
     found = likeness(gallery, name, embeddings)
     n = 0 if found is None else len(found.similarities)
@@ -103,7 +103,7 @@ def is_rejected(gallery: Gallery, name: str, crop: npt.NDArray[np.uint8]) -> boo
 
 
 def resembles(gallery: Gallery, name: str, embedding: npt.NDArray[np.float32]) -> str:
-    """Return another enrolled person as whom this face (D,) would be identified, or an empty string."""
+    """Return the name, other than `name`, by which the gallery identifies this face (D,), or an empty string."""
     if not len(gallery) or not can_compare(gallery):
         return ""
     (matches,) = gallery.identify(embedding, top=2)

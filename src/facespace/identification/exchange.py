@@ -2,7 +2,7 @@
 
 `exchange_file` describes the file. It contains vectors, names and all other data of people and photos unencrypted:
 protect it like the gallery itself. It omits removed people and the log, so nothing in it can be undone; `gallery_copy`
-copies those too.
+copies removed people and the log too.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ def import_gallery(
 ) -> Counts:
     """Import all people of a file that `export_gallery` wrote into an open collection; return counts of what was added.
 
-    The whole file is checked before anything changes. A person in the collection with the same name as one in the file
-    gets that person's new photos (see `stores.records.joined`); with `skip_known`, existing people stay unchanged. An
-    empty collection also takes over the settings. An interrupted import can be started again and ends in the same state.
-    Raise `GalleryError` if the file is damaged or its vectors belong to another model than the collection's.
+    The whole file is checked before anything changes. If the collection already has a person of the same name, that
+    person gets the photos it lacks (see `stores.records.joined`), or stays unchanged with `skip_known`. An empty
+    collection also takes over the settings. An interrupted import can be started again and ends in the same state. Raise
+    `GalleryError` if the file is damaged or its vectors belong to another model than the collection's.
     """
     with PeopleFile(path) as file:
         stored = store.setting("embedder")
@@ -88,7 +88,7 @@ def _check_same_model(store: Store, stored: Any, path: Path, model: dict[str, An
 
 
 def stored_model(store: Store) -> dict[str, Any]:
-    """Return the model of a collection's vectors; raise `GalleryError` if it has none yet, or is damaged."""
+    """Return the model of a collection's vectors; raise `GalleryError` if none is stored yet, or it is damaged."""
     stored = store.setting("embedder")
     if stored is None:
         raise GalleryError(f"{store.name}: no people are enrolled in the collection {store.collection!r}")

@@ -129,8 +129,8 @@ def _tensor_header(n_rows: int, dimension: int) -> bytes:
 class PeopleFile:
     """A file that `write_people` wrote, open for reading; `header` describes its content.
 
-    Everything in it is checked; `GalleryError` says what is wrong. Opening it raises this error for a file that is not an
-    export, is truncated or has a newer format; `check` reads the whole file.
+    All content is checked when it is read, and `GalleryError` says what is wrong. Opening raises it for a file that is
+    not an export, is truncated or has a newer format; `check` reads the whole file.
     """
 
     header: Header
@@ -182,7 +182,7 @@ class PeopleFile:
         return GalleryError(f"{self._name}: damaged, or not an export of a gallery ({what}); export it again")
 
     def _check_entries(self, size: int) -> None:
-        """Check that every entry is one of the four, occurs once, is not compressed, and lies within the file."""
+        """Check that every entry has a known name, occurs once, is not compressed, and lies within the file."""
         entries = self._archive.infolist()
         names = [one.filename for one in entries]
         if sorted(names) not in (sorted((PEOPLE, VECTORS, HEADER)), sorted((PEOPLE, VECTORS, HEADER, CROPS))):

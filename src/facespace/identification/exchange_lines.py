@@ -26,7 +26,7 @@ _MAX_COUNT = 2**40
 _MAX_TEXT = 65_536
 _MAX_EVIDENCE = 65_536  # characters of a calibration's evidence as JSON
 _DIGEST = re.compile("[0-9a-f]{64}")
-_N_DIGITS = 20  # of an integer
+_N_DIGITS = 20  # the most digits of an integer
 _PERSON = {"name", "external_id", "metadata", "rejected", "templates", "added", "photos"}
 _PHOTO = {"digest", "source", "made_by", "added", "quality", "metadata", "crop", "actor"}
 
@@ -44,7 +44,7 @@ class Header:
 
 
 class PersonLine(NamedTuple):
-    """A person, whose `n_photos` photos follow."""
+    """The line of a person; the lines of the person's `n_photos` photos follow it."""
 
     state: PersonState
     added: str
@@ -59,7 +59,7 @@ class PersonLine(NamedTuple):
 
 
 class PhotoLine(NamedTuple):
-    """A photo without its vector and crop."""
+    """The line of a photo, without its vector and crop."""
 
     digest: str
     source: str
@@ -178,7 +178,7 @@ def read_line(data: bytes, where: str) -> Line:
 
 
 def read_json(data: bytes, where: str) -> Any:
-    """Decode UTF-8 JSON; raise `ValueError` with the position, also for NaN and for numbers with very many digits."""
+    """Decode UTF-8 JSON; raise `ValueError`, which names `where`, for anything else, NaN and integers above 20 digits."""
     try:
         return _DECODER.decode(data.decode("utf-8"))
     except RecursionError:

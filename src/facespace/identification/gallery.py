@@ -1,4 +1,4 @@
-"""The gallery: people are enrolled from photos and identified in others, or reported as unknown."""
+"""The gallery: people are enrolled from photos, and faces in other photos are identified or reported as unknown."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ from facespace.io.text import clean_name, plain_text
 
 _LARGEST_OFFSET = 1.001  # of a stored calibration: 1 up to rounding, see `Gallery.calibration`
 # Similarities of strangers have a mean of 0 and a standard deviation of 0.09 with 128 numbers, less with 512, and the
-# similarity to the most similar person is higher. None of thousands is below this, so no calibration can choose it.
+# similarity to the most similar person is higher. Among thousands of strangers none was below this value, so no
+# calibration can choose it.
 _LOWEST_THRESHOLD = -0.3
 _MAX_SOURCE = 1000  # characters of a photo's source that are kept
 
@@ -168,7 +169,7 @@ class Gallery:
         return self._store.photos(edits.person_called(self._store, name).id)
 
     def templates(self, most: int | None = None) -> npt.NDArray[np.float32]:
-        """Return the template (P,D) of each person, of length 1, in the order they were added; at most `most` by name."""
+        """Return the unit templates (P,D) in order of enrolment; with `most`, those of the first `most` people by name."""
         if most is not None:
             people = self._store.people(limit=most)
             photos = [[photo.id for photo in self._store.photos(one.id)] for one in people]
@@ -178,7 +179,7 @@ class Gallery:
         return self._all_people().templates
 
     def enroll(self, name: str, crop: npt.NDArray[np.uint8] | FaceWithEmbedding, *, source: str = "") -> bool:
-        """Add one crop (S,S,3) of a person, made by `align`, or an analysed face; it is on disk when this returns.
+        """Add a crop (S,S,3) made by `align`, or an analysed face, to a person; the photo is on disk when this returns.
 
         Return False if exactly this crop was already enrolled under the name. `source` says where it came from.
         """
@@ -234,7 +235,7 @@ class Gallery:
     # Changes; each can be undone. People are given by name, or by id as `edits.Seen`.
 
     def rename(self, old: PersonRef, new: str) -> None:
-        """Give a person another name; raise `UnknownPerson` if there is no such person, `GalleryError` if it is taken."""
+        """Give a person another name; raise `UnknownPerson` if there is no such person, `GalleryError` if `new` is taken."""
         edits.rename(self._store, old, new)
 
     def remove(self, name: PersonRef) -> int:
@@ -246,9 +247,9 @@ class Gallery:
         edits.remove_photos(self._store, name, numbers)
 
     def reject(self, name: PersonRef, numbers: Sequence[int], to: str | None = None) -> None:
-        """Reject photos that do not show the person: they are removed, or moved to the name `to`, for good.
+        """Reject photos that do not show the person: remove them, or move them to the person `to`.
 
-        The same crops are never enrolled for this person again.
+        The same crops are never enrolled for the first person again, unless the change is undone.
         """
         if to is None:
             edits.remove_photos(self._store, name, numbers, reject=True)
@@ -289,7 +290,7 @@ class Gallery:
     def erase(self, *, before: float | None = None) -> int:
         """Erase removed people and photos permanently, also from the disk; return how many photos were erased.
 
-        With `before`, in seconds since 1970 (UTC), only what was removed before that time. `set_retention` automates this.
+        With `before`, in seconds since 1970 (UTC), erase only what was removed earlier. `set_retention` automates this.
         """
         return self._store.erase(before=before)
 
@@ -341,7 +342,7 @@ class Gallery:
 
         `rate` is the share of strangers' faces that may be given a name, regardless of how many people are enrolled; the
         default is the rate that `calibrate` stored, or 0.01. `threshold` sets the required similarity instead. Poor faces
-        need a higher similarity; their quality is stored with the embeddings. Raise `ModelError` if the model has no
+        need a higher similarity; the embeddings carry the quality. Raise `ModelError` if the model has no
         calibration, `calibrate` has stored none, and no threshold is given.
 
         With `one_photo` the probes are the faces of one photo, and each person is named at most once: the names are
@@ -411,7 +412,7 @@ class Gallery:
         qualities: npt.NDArray[Any],
         probe_qualities: npt.NDArray[Any] | None = None,
     ) -> npt.NDArray[np.float64]:
-        """Return the thresholds for people with `n_photos` photos of these qualities, in a gallery of `n_people`."""
+        """Return thresholds for people with `n_photos` photos of mean `qualities`, in a gallery of `n_people`."""
         embedder = self._model()
         offset = 0.0
         if rate is None:
@@ -427,7 +428,7 @@ class Gallery:
         return self._checked(thresholds) if offset else thresholds
 
     def _checked(self, thresholds: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Return the thresholds of a stored calibration; raise `GalleryError` if every stranger would reach them."""
+        """Return a stored calibration's thresholds unchanged; raise `GalleryError` if every stranger would reach them."""
         if thresholds.size and thresholds.max() < _LOWEST_THRESHOLD:
             raise GalleryError(
                 f"{self._store.name}: its calibration was altered (every stranger reaches the threshold"
@@ -454,10 +455,10 @@ class Gallery:
     def calibration(self) -> TunedThresholds | None:
         """Return what `calibrate` stored, or None; raise `GalleryError` for values that it cannot have stored.
 
-        An offset is a difference of similarities. For a model without a table it is the similarity of a stranger, from -1
-        to 1. With a table it is a stranger's similarity to the nearest person minus a threshold from 0 to 1: at most 1, and
-        at least -1 unless that person is less similar than by chance. Offsets within these bounds may still lower the
-        thresholds so far that every face is named: `identify` refuses them.
+        The offset is a difference of similarities. For a model without a table of thresholds it is the similarity of a
+        stranger, from -1 to 1. With a table it is a stranger's similarity to the nearest person minus a threshold from 0
+        to 1, so it is at most 1, and at least -1 unless that person is less similar than by chance. An offset within
+        these bounds may still lower the thresholds so far that every face is named; `identify` refuses such an offset.
         """
         stored = self._store.setting("calibration")
         if stored is None:

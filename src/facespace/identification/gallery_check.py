@@ -1,4 +1,4 @@
-"""Finds likely mistakes in a gallery: damage, one photo under two names, two names for one person, photos of others.
+"""Finds likely mistakes in a gallery: damage, a photo under two names, two names for a person, photos of other people.
 
 People are read some hundreds at a time, and each is searched for in the gallery. Memory use is therefore constant, and the
 time is the number of people times the time of one search.
@@ -60,7 +60,7 @@ def check_gallery(
     - `same photo`: a crop that two people have.
     - `alike`: two people, one of whom would be identified as the other at `rate`, or at the similarity `threshold`.
     - `unlike`: a photo that would not be accepted as the person's when compared with the person's other photos. If a
-      person has only two photos, either of them may be the wrong one.
+      person has only two photos, either photo may be the wrong one.
 
     Without the `embedder` that the gallery is opened with, only `damage` and `same photo` are checked. Raise `ModelError`
     if the model has no thresholds and no threshold is given.
@@ -82,7 +82,7 @@ def check_gallery(
 
 
 class _Check:
-    """The comparisons, and the pairs of people that were already reported."""
+    """Compares people and photos, and remembers which pairs of people were already reported."""
 
     def __init__(
         self, gallery: Gallery, embedder: Embedder | None, rate: float | None, threshold: float | None
@@ -163,7 +163,7 @@ class _Check:
             )
 
     def _called(self, vector: npt.NDArray[np.float32], quality: float, name: str) -> str:
-        """Return another person as whom a photo would be identified, or an empty string."""
+        """Return the name, other than `name`, by which the gallery identifies a photo, or an empty string."""
         (matches,) = self._gallery.identify(
             self._probes([vector], [quality]), rate=self._rate, threshold=self._threshold, top=2
         )

@@ -106,11 +106,11 @@ def copy_gallery(
 ) -> list[Copied]:
     """Copy a gallery, or one `collection` of it, to a file or server; both are addresses as in `open_store`.
 
-    A whole file is copied unchanged to a file that does not exist yet, with removed people, log, undo and ids, unless the
-    copy is to be encrypted. Otherwise people with their photos, crops and settings are copied to collections of the same
-    names, which must be empty; an interrupted copy can be started again and goes on. The copy is read again and compared.
-    The original may be changed meanwhile: the copy of a file is one consistent state of all people, the copy of a server
-    one consistent state of each person. Raise `GalleryError` if a store is damaged, or if the copy differs.
+    A whole file that is copied to a new file keeps removed people, log, undo and ids, unless the copy is to be encrypted.
+    In all other cases people with their photos, crops and settings are copied to collections of the same names, which
+    must be empty; an interrupted copy can be started again and goes on. The copy is read again and compared. The original
+    may be changed meanwhile: the copy of a file is one consistent state of all people, the copy of a server one
+    consistent state of each person. Raise `GalleryError` if a store is damaged, or if the copy differs.
     """
     names = [collection] if collection else list_collections(source)
     with contextlib.closing(open_store(source, collection=names[0])) as first:
@@ -146,7 +146,7 @@ def _is_to_encrypt(store: SQLiteStore) -> bool:
 def snapshot(store: Store, folder: Path | None) -> Iterator[Store]:
     """Yield a store whose people do not change while they are read: a copy of a file in `folder`.
 
-    A store on a server is yielded itself.
+    A store on a server is yielded unchanged.
     """
     if not isinstance(store, SQLiteStore):
         yield store
@@ -200,7 +200,7 @@ def _copy_collection(store: Store, target: Store, source: str, progress: Progres
 
 
 def begin(target: Store, model: dict[str, Any], making: str) -> None:
-    """Begin to fill an empty collection, or continue after an interruption; no embedder opens it until `finish`.
+    """Begin to fill an empty collection, or continue after an interruption; no embedder can open it before `finish`.
 
     `making` describes what is being written. Raise `GalleryError` if the collection has people that were not written
     by the same operation.
@@ -218,5 +218,5 @@ def begin(target: Store, model: dict[str, Any], making: str) -> None:
 
 
 def finish(target: Store, model: dict[str, Any]) -> None:
-    """Mark a complete collection as a gallery of `model`."""
+    """Mark a collection as complete, so that it can be opened with `model`."""
     target.set("embedder", model)

@@ -127,7 +127,7 @@ def _crop_of(photo: PhotoRecord, size: int) -> npt.NDArray[np.uint8]:
 
 
 def _is_there(target: Store, record: PersonRecord) -> bool:
-    """Return whether an interrupted run has already stored the person."""
+    """Return whether an earlier, interrupted migration has already stored the person."""
     person = target.find(record.state.name)
     if person is None:
         return False

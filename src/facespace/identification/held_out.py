@@ -29,8 +29,8 @@ class HeldOutTrials:
 
     `owner` (K,), `nearest` (K,) and `margin` (K,) are of photos whose person is known from other photos. The margin is
     the cosine to the template of `nearest` minus the threshold of the model's table. `stranger` (N,) and
-    `stranger_margin` (N,) are of photos whose whole person is held out. Their margin is the largest over all other
-    people, which no method can exceed.
+    `stranger_margin` (N,) are of photos whose whole person is held out. That margin is the largest over all other
+    people, so no naming method can give a larger one.
     """
 
     owner: Integers
@@ -110,10 +110,10 @@ def fit_probability(trials: HeldOutTrials, chosen: float) -> tuple[float, float]
 
 
 def reliability(trials: HeldOutTrials, chosen: float, *, seed: int = 0) -> list[dict[str, float | int]]:
-    """Return how reliable the probabilities are, in ten bins; each half of the people is judged by a fit to the other.
+    """Compare probabilities with observed shares, in ten bins; each half of the people uses a fit to the other half.
 
-    Each bin has `predicted`, its mean probability, `observed`, the share that was right, and `weight`, its share of all
-    faces. Return [] if `fit_probability` returns None.
+    Each bin has `predicted`, its mean probability, `observed`, the share of faces named rightly, `weight`, its share of
+    all faces, and `n`, its number of faces. Return [] if there are too few photos or people for a fit.
     """
     n_people = int(max(trials.owner.max(initial=-1), trials.stranger.max(initial=-1))) + 1
     halves = folds_of(np.zeros(n_people, np.int64), 2, seed=seed)
@@ -156,7 +156,7 @@ def probability(margins: Floats, fit: tuple[float, float]) -> Floats:
 def _outcomes(
     trials: HeldOutTrials, chosen: float, known: Booleans, strange: Booleans
 ) -> tuple[Floats, Floats, Floats]:
-    """Return the margins over the threshold, whether the nearest person was right, and weights."""
+    """Return for each face its margin over the threshold, whether the nearest person was right (1 or 0), and its weight."""
     x = np.concatenate([trials.margin[known], trials.stranger_margin[strange]]) - chosen
     n_known, n_strange = int(known.sum()), int(strange.sum())
     right = np.concatenate([(trials.nearest == trials.owner)[known], np.zeros(n_strange)])

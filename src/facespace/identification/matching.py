@@ -1,4 +1,4 @@
-"""Decides from the most similar people of a probe whether it gets a name or is unknown."""
+"""Decides from the most similar people of a probe whether the probe gets a name or is unknown."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def matches(
 ) -> list[list[Match]]:
     """Return the k matches of each of N probes, best first; a match has a name if it reaches the threshold (N,k).
 
-    `names` maps ids to names. People who are not in it were removed since the search and are left out. A probe that has
-    no people left gets `no_match`.
+    `names` maps ids to names. People without a name in it were removed after the search and are left out. A probe that
+    has no people left gets `no_match`.
     """
     return [
         [_match(found, thresholds, names, n, k) for k in ranks] or [no_match]

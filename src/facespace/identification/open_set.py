@@ -54,8 +54,8 @@ def thresholds_of_table(
 def held_out_margins(embeddings: Embeddings, owners: Integers, people: Embeddings, thresholds: Floats) -> Floats:
     """Return for each photo (N,) the largest similarity minus threshold over all people except its own.
 
-    It is −inf if there is only one person. `people` (P,D) are templates, `thresholds` is (P,), and `owners` (N,) are
-    row numbers of `people`.
+    The result is −inf if there is only one person. `people` (P,D) are templates, `thresholds` is (P,), and `owners` (N,)
+    gives each photo's row in `people`.
 
     >>> people = np.eye(3, dtype=np.float32)
     >>> held_out_margins(people, np.arange(3), people, np.full(3, 0.5)).tolist()
@@ -75,8 +75,8 @@ def offset(margins: Floats, rate: float, *, table: bool) -> float:
     """Return the number to add to every threshold so that a share `rate` of strangers like these is named.
 
     `margins` (N,) are the strangers' similarities minus the present thresholds. The offset that names exactly that share
-    depends on the N · rate largest margins, so it is uncertain if they are few. If the thresholds come from a `table`
-    measured on many people, only the fraction N · rate / (N · rate + 20) of the offset is used.
+    depends on the N · rate largest margins, so it is uncertain if these are few. If the thresholds come from a
+    `table` measured on many people, only the fraction N · rate / (N · rate + 20) of the offset is used.
 
     >>> margins = np.arange(1000) / 1000
     >>> round(offset(margins, 0.01, table=False), 3), round(offset(margins, 0.01, table=True), 3)

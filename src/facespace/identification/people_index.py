@@ -33,12 +33,13 @@ _BLOCK = 4096
 _CANDIDATES = 2000
 # Bytes of distances that are computed before candidates are chosen from them: 64 probes and a million rows.
 _SCANNED_BYTES = 64 << 20
-# At least this many probes at once, and a tenth of the vector's length, are compared with all rows, since matrix products
-# then take no longer than sketches: for 64 probes at once, processor time per probe and million rows was 5 ms by products and
-# 20 ms by sketches (128 numbers), and 18 and 20 ms (512 numbers). For longer vectors sketches stay faster.
+# Probes are compared with all rows if there are at least this many at once, and at least a tenth of the vector's length:
+# matrix products then take no longer than sketches. For 64 probes at once, processor time per probe and million rows was
+# 5 ms by products and 20 ms by sketches (128 numbers), and 18 and 20 ms (512 numbers). For longer vectors sketches stay
+# faster.
 _MANY_PROBES, _MAX_PRODUCT_DIMENSION = 12, 512
-# How many numbers are expanded to float32 at once, so that they fit a core's own cache: of candidates, and of rows that
-# are multiplied.
+# How many numbers are expanded to float32 at once, so that they fit a core's own cache: when candidates are compared, and
+# when all rows are multiplied.
 _PIECE, _MULTIPLIED = 1 << 17, 1 << 18
 # Sketches that need a matrix product take as long to compute as comparing some ten probes with all rows. They are computed
 # after this many probes, so that a program that searches only once does not wait for them.
@@ -64,7 +65,7 @@ class Nearest(NamedTuple):
     """The most similar people of N probes, best first, each (N,k).
 
     `n_photos` and `qualities` are those of a person's most similar row. If there are fewer than k people, the remaining
-    places have the id -1, the similarity -inf, no photos and the quality 0.
+    places have the id -1, the similarity -inf, 0 photos and the quality 0.
     """
 
     people: npt.NDArray[np.int64]
@@ -256,7 +257,7 @@ class PeopleIndex:
 
     @functools.cached_property
     def _expanded(self) -> list[npt.NDArray[np.float32]]:
-        """The vectors of each block of a small gallery."""
+        """The vectors of each block as float32; used only for a small gallery."""
         return [_expanded(block.rows.vectors) for block in self._blocks]
 
     def _estimated(self, probes: npt.NDArray[np.float32], run: _Run) -> npt.NDArray[np.uint8]:
@@ -277,7 +278,7 @@ class PeopleIndex:
     def _rank(
         self, probe: npt.NDArray[np.float32], far: npt.NDArray[np.uint8], best: Nearest, *, n: int, slack: int
     ) -> None:
-        """Fill `best`, each (k,), for one probe (D,).
+        """Write the most similar people of one probe (D,) into `best`, whose arrays are (k,).
 
         `far` (R,) are the approximate distances of all rows, with an error of at most `slack`. At least the `n` nearest
         rows are compared exactly.
@@ -305,7 +306,7 @@ class PeopleIndex:
     ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int64]]:
         """Return the best row of each of the `n_best` most similar people, as indices into `rows`, and the people's ids.
 
-        There are fewer if the rows belong to fewer people.
+        If the rows belong to fewer people, fewer are returned.
         """
         n = 2 * n_best
         while True:
@@ -338,7 +339,7 @@ class PeopleIndex:
         return similarities
 
     def _by_block(self, rows: npt.NDArray[np.intp]) -> Iterator[tuple[slice, _Block, npt.NDArray[np.intp]]]:
-        """Yield for each block with some of `rows`, which must ascend: their slice, the block, and their places in it."""
+        """Yield for each block with some of `rows` (ascending): their slice, the block, and their numbers within it."""
         bounds = np.searchsorted(rows, self._starts)
         for n in np.flatnonzero(bounds[1:] > bounds[:-1]).tolist():
             part = slice(int(bounds[n]), int(bounds[n + 1]))
@@ -367,7 +368,7 @@ def _expanded(vectors: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:
 
 
 def _cutoff(far: npt.NDArray[np.uint8], n: int) -> int:
-    """Return the smallest value that at least `n` of `far` do not exceed."""
+    """Return the smallest value v such that at least `n` values of `far` are at most v."""
     low, high = 0, 255
     while low < high:
         middle = (low + high) // 2
@@ -379,7 +380,7 @@ def _cutoff(far: npt.NDArray[np.uint8], n: int) -> int:
 
 
 def n_different(ids: npt.NDArray[np.int64]) -> int:
-    """Return how many different numbers there are.
+    """Return how many different ids there are.
 
     >>> n_different(np.array([3, 1, 3]))
     2
@@ -460,7 +461,7 @@ def _rejoined(blocks: Sequence[_Block]) -> list[_Block]:
 def _without(block: _Block, leaving: npt.NDArray[np.int64]) -> tuple[_Block, npt.NDArray[np.int64]]:
     """Return the block without the rows of the ids `leaving` (ascending), and the ids of these rows.
 
-    A block without such rows is returned itself.
+    A block without such rows is returned unchanged.
     """
     ids = block.rows.ids
     first, last = np.searchsorted(leaving, ids.min()), np.searchsorted(leaving, ids.max(), side="right")

@@ -67,7 +67,7 @@ class Sketcher:
 
 @functools.lru_cache(maxsize=4)
 def _planes(dimension: int) -> npt.NDArray[np.float32]:
-    """Return a fixed matrix (D,512) of random orthonormal columns; for D < 512, sets of D such columns side by side."""
+    """Return a fixed matrix (D,512) of random orthonormal columns; for D < 512, sets of D orthonormal columns."""
     rng = np.random.default_rng(0)
     width = min(dimension, N_BITS)
     sets = [np.linalg.qr(rng.standard_normal((dimension, width)))[0] for _ in range(-(-N_BITS // width))]
@@ -101,7 +101,7 @@ def distances(sketches: Sequence[npt.NDArray[np.uint64]], probes: npt.NDArray[np
     """Return the distances (N,R) of probes (8,N) from the R columns of `sketches`, which are arrays (8,n).
 
     The distance is the number of differing bits. In each half of the 512 bits it is counted up to 127, so that the sum
-    fits a byte: similar vectors differ less, and unrelated ones differ in about 128 bits of each half.
+    fits a byte: similar vectors differ in fewer bits, and unrelated vectors in about 128 bits of each half.
 
     >>> zeros = np.zeros((8, 1), np.uint64)
     >>> distances([zeros + 3, ~zeros - 1], zeros).tolist()

@@ -18,7 +18,7 @@ _CHUNK = 2**18
 
 
 def masked_crc(data: bytes | npt.NDArray[np.uint8]) -> int:
-    """Return the masked CRC-32C of bytes, rot15(crc) + 0xa282ead8 (mod 2³²), which also suits data that contains checksums.
+    """Return the masked CRC-32C of bytes, rot15(crc) + 0xa282ead8 (mod 2³²); masking suits data that contains checksums.
 
     >>> hex(masked_crc(b"123456789"))
     '0xc78ab0e5'
@@ -40,7 +40,7 @@ def sha256_of(*paths: str | os.PathLike[str]) -> str:
 
 
 def sha256_or_error(path: str | os.PathLike[str]) -> str | OSError:
-    """Return `sha256_of` one file, or the error if it cannot be read, so that a stream of files continues."""
+    """Return `sha256_of` one file, or the error if it cannot be read, so that a stream of files goes on."""
     try:
         return sha256_of(path)
     except OSError as error:

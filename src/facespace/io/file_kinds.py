@@ -2,7 +2,7 @@
 
 The first bytes decide. When a folder is searched, the ending of a photo or video is trusted, so that folders of hundreds of
 thousands of photos are not opened twice; the reader of such a file reports what is wrong with it. All other files are
-opened: a photo without an ending, or called `a.jpg~`, is a photo too.
+opened, so a photo without an ending, or with a name such as `a.jpg~`, is found too.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _VIDEOS = (
 IMAGE_ENDINGS = frozenset(f".{ending}" for ending in f"{_PHOTOS} {_RAW_PHOTOS}".split())
 MOTION_JPEG_ENDINGS = frozenset({".mjpeg", ".mjpg", ".mjpe"})
 VIDEO_ENDINGS = MOTION_JPEG_ENDINGS | {f".{ending}" for ending in _VIDEOS.split()}
-_SHARED_ENDINGS = {".ts", ".mts"}  # also of TypeScript sources
+_SHARED_ENDINGS = {".ts", ".mts"}  # also the endings of TypeScript sources
 
 _RAW_STARTS = (
     (b"FUJIFILMCCD-RAW", "Fujifilm RAF"),
@@ -55,7 +55,7 @@ _TIFF_STARTS = (b"II*\0", b"MM\0*", b"MM*\0", b"II\0*", b"MM\0+", b"II+\0")
 _BMP_HEADERS = {12, 16, 40, 52, 56, 64, 108, 124}
 _PPM = re.compile(rb"P[1-6fFy]\s+(?:#[^\n]*\n\s*)*\d")
 _JPEG = b"\xff\xd8\xff"
-_STRAY = 16  # most bytes in front of a JPEG that are skipped
+_STRAY = 16  # the most bytes in front of a JPEG that are skipped
 _VIDEO_STARTS = (
     b"\x1aE\xdf\xa3",  # Matroska, WebM
     b"FLV\x01",
@@ -74,7 +74,7 @@ _MULTIPART = re.compile(rb"--[^\r\n]{1,200}\r?\n(?:[^\r\n]+\r?\n)*?content-type:
 
 
 def photo_format(start: bytes) -> str:
-    """Return the format of a photo by its first `START` bytes; "" if unknown; "RAW" for a raw photo that is not a TIFF file.
+    """Return the format of a photo by its first `START` bytes; "" if unknown, "RAW" for a raw photo that is not a TIFF.
 
     >>> photo_format(b"RIFF....WEBPVP8 "), photo_format(b"<html>")
     ('WEBP', '')
@@ -169,9 +169,9 @@ def is_video(path: str | os.PathLike[str]) -> bool:
 
 
 def kind_in_folder(path: str | os.PathLike[str]) -> Kind:
-    """Return the kind of a file found in a folder; it is opened only if its ending does not decide.
+    """Return the kind of a file found in a folder; the file is opened only if its ending does not decide.
 
-    A file that must not be opened counts as a photo, so that its reader reports why.
+    A file that cannot be opened counts as a photo, so that the reader of photos reports why.
 
     >>> kind_in_folder("not there.JPG"), kind_in_folder("not there.mov"), kind_in_folder("not there.txt")
     (<Kind.PHOTO: 'photo'>, <Kind.VIDEO: 'video'>, <Kind.OTHER: 'other'>)
@@ -239,7 +239,7 @@ def _is_bare_stream(start: bytes) -> bool:
 
 
 def _look(path: str) -> tuple[bytes | None, bool]:
-    """Return the first bytes of a file, None if it is not a regular file, and whether it is Motion JPEG."""
+    """Return the first bytes of a file (None if it is not a regular file), and whether it is Motion JPEG."""
     if not stat.S_ISREG(os.stat(path).st_mode):  # opening a fifo would wait for its writer
         return None, False
     with open(path, "rb") as file:
@@ -248,7 +248,7 @@ def _look(path: str) -> tuple[bytes | None, bool]:
 
 
 def is_motion_jpeg(file: BinaryIO, name: str) -> bool:
-    """Return whether a file that begins with a JPEG is Motion JPEG, by its ending or because more frames follow.
+    """Return whether a file that begins with a JPEG is Motion JPEG: by its ending, or because more frames follow.
 
     A file with the ending of a photo is a photo: phones append panoramas, depth maps and motion pictures to photos.
     """

@@ -82,7 +82,7 @@ def is_stdout(target: Path) -> bool:
 
 @contextlib.contextmanager
 def named_in_errors(target: Path) -> Iterator[None]:
-    """Set the file name of an `OSError` in the block to `target` if it has none, as for open files, or a temporary one.
+    """Set the file name of an `OSError` in the block to `target` if the error names no file or a temporary one.
 
     >>> with named_in_errors(Path("a.txt")):
     ...     raise OSError(errno.ENOSPC, "No space left on device")
@@ -119,7 +119,7 @@ def write_bytes(target: Path, data: bytes) -> None:
 
 
 def write_together(files: Mapping[Path, bytes | str]) -> None:
-    """Write files that belong together, text as UTF-8; none replaces its target before all are written."""
+    """Write files that belong together, text as UTF-8; targets are replaced only after all files are written."""
     with contextlib.ExitStack() as stack:
         for target, data in files.items():
             path = stack.enter_context(atomic_path(target))
@@ -151,7 +151,7 @@ def take_folder_place(unfinished: Path, target: Path) -> None:
 
 
 def restore_folder(target: Path) -> None:
-    """Bring back the folder that a killed `take_folder_place` moved aside, if it is the only one; else remove it."""
+    """Bring back the old folder that a killed `take_folder_place` moved aside; if `target` exists, remove the old one."""
     old = _moved_aside(target)
     if target.exists():
         _remove_at_once(old)
@@ -166,9 +166,10 @@ def restore_folders(parent: Path) -> None:
 
 
 def place_from(folder: AnyPath, target: AnyPath) -> AnyPath:
-    """Return the relative path from a folder to a file if both can be moved together, else `target`. Both are absolute.
+    """Return the path of the file `target` relative to `folder` if they share more than the root, else `target` itself.
 
-    They can if they share more than the root, because a relative path through the root fails on another machine.
+    Both paths must be absolute. A relative path stays valid when folder and file are moved together, unless it leads
+    through the root.
 
     >>> from pathlib import PurePosixPath, PureWindowsPath
     >>> str(place_from(PurePosixPath("/home/ann/people"), PurePosixPath("/home/ann/photos/a.jpg")))
@@ -215,7 +216,7 @@ def _remove_at_once(folder: Path) -> None:
 
 
 def _is_special(target: Path) -> bool:
-    """Return whether a path is a device, a pipe or the like, neither a regular file nor a folder."""
+    """Return whether a path is neither a regular file nor a folder, but for example a device or a pipe."""
     try:
         mode = target.stat().st_mode
     except OSError:
@@ -253,7 +254,7 @@ def read_whole(path: str | os.PathLike[str], max_bytes: int) -> bytes:
         if status.st_size > max_bytes:
             raise DatasetError(f"{file}: must have at most {max_bytes:,} bytes, got {status.st_size:,}")
         with open(path, "rb") as stream:
-            data = stream.read(status.st_size)  # not `max_bytes`, because `read` allocates what it is asked for
+            data = stream.read(status.st_size)  # not `max_bytes`: `read` allocates as many bytes as requested
     except (OSError, ValueError, MemoryError) as error:  # ValueError: an impossible file name
         missing = isinstance(error, (FileNotFoundError, NotADirectoryError))
         reason = error.strerror if isinstance(error, OSError) else str(error)

@@ -31,7 +31,7 @@ from facespace.io.ppm_limits import check_ppm
 from facespace.io.prefetch import wait_for_memory
 from facespace.io.raw_photos import NOT_DEVELOPED, full_picture
 
-MAX_PARTS = 100_000  # strips or tiles of a TIFF, each with a decoder of its own; strips of one row are about 17,000
+MAX_PARTS = 100_000  # strips or tiles of a TIFF, each with its own decoder; one strip per row gives about 17,000
 MAX_RECORD = 2**30  # bytes of an encoded image, so that a damaged length does not allocate memory
 
 RGB = npt.NDArray[np.uint8]
@@ -71,11 +71,12 @@ def pixel_limit(default: int = MAX_PIXELS) -> int:
 def read(source: Source, *, max_pixels: int | None = None) -> RGB:
     """Read a photo from a path, bytes, file, PIL image or array as a new (H,W,3) uint8 RGB array, upright and C-contiguous.
 
-    EXIF orientation is applied, and transparent pixels are blended with white. Of 16 bits the high byte is kept; if all gray
-    values have 8, 10, 12 or 14 bits, as from scientific cameras, their highest 8 bits. Floats are in [0, 1] or, if any is
-    above 1, in [0, 255]. Only the first frame is read; a file object is read from its beginning. A JPEG that only lacks its
-    end mark, or has a few stray bytes in front, is read with a `DamagedImageWarning`.
-    An array is (H,W), (H,W,1), (H,W,2) gray and alpha, (H,W,3) or (H,W,4), of uint8, uint16, bool or float.
+    EXIF orientation is applied, and transparent pixels are blended with white. Of 16-bit values the high byte is kept; if
+    all gray values fit into 8, 10, 12 or 14 bits, as from scientific cameras, the highest 8 of these bits are kept.
+    Floats are in [0, 1] or, if any is above 1, in [0, 255]. Only the first frame is read; a file object is read from its
+    beginning. A JPEG that only lacks its end mark, or has a few stray bytes in front, is read with a
+    `DamagedImageWarning`. An array is (H,W), (H,W,1), (H,W,2) gray and alpha, (H,W,3) or (H,W,4), of uint8, uint16, bool
+    or float.
 
     Raises `ImageError` if it is not a readable image or has more than `max_pixels` (checked before decoding; by default
     `pixel_limit()`, 250 million), and `TypeError` if `source` is of any other type.
@@ -193,7 +194,7 @@ def _read_file(file: BinaryIO, max_pixels: int) -> RGB:
 def _read_stream(
     stream: BinaryIO, name: str, max_pixels: int, least_scale: Callable[[int, int], float] = _whole_size
 ) -> tuple[RGB, int]:
-    """Return the pixels at 1/n of the size, and n, which is 1 for all formats except JPEG."""
+    """Return the pixels at 1/n of the size, and n; for all formats except JPEG n is 1."""
     start = stream.read(START)
     if not start:
         raise ImageError(name, "the file is empty")
@@ -234,12 +235,12 @@ def _read_stream(
 
 
 def _reduce(image: Image.Image, least_scale: Callable[[int, int], float], turn: int) -> int:
-    """Set an opened JPEG to be decoded at 1/n of its size, and return n; `turn` is the orientation if it has none."""
+    """Set an opened JPEG to be decoded at 1/n of its size, and return n; `turn` is the orientation if the file has none."""
     _check_size(image.size)
     width, height = image.size
     scale = least_scale(height, width)
     n = next((n for n in (8, 4, 2) if scale <= 1 / n and min(width, height) >= n), 1)
-    # In a rotated photo, a block cut by the right or lower border could come first and shift all others.
+    # In a rotated photo, a block cut by the right or lower border could come first and shift all other blocks.
     if (width % n or height % n) and _orientation(image, turn) != 1:
         return 1
     reduced = n > 1 and image.mode in ("RGB", "L") and image.draft(image.mode, (width // n, height // n)) is not None
@@ -252,7 +253,8 @@ def _without_end_mark(stream: BinaryIO, turn: int) -> RGB | None:
     """Return the pixels of a JPEG that only lacks its end mark; None if more is missing.
 
     A decoder that meets the end mark too early invents the missing pixels without an error. So the file is also read with
-    other bytes before the mark: in a complete picture they change nothing, in a cut one they change the next pixels.
+    other bytes before the mark: in a complete picture they change nothing, in a truncated one they change the next
+    pixels.
     """
     stream.seek(0)
     data = stream.read(MAX_RECORD)
@@ -299,7 +301,8 @@ def _read_pil(image: Image.Image, turn: int = 1) -> RGB:
         raise _UnusableError(f"it must have at most {MAX_PARTS:,} strips or tiles, got {n_parts:,}")
     wait_for_memory(image.width * image.height)
     image.load()
-    # Only after loading: Pillow then rotates a TIFF itself, and a PNG may have its EXIF data after the pixels.
+    # Read the orientation only after loading: Pillow then has rotated a TIFF, and a PNG may have EXIF data after the
+    # pixels.
     return _rgb(image, _orientation(image, turn))
 
 
@@ -457,13 +460,13 @@ def _openers() -> dict[str, tuple[Any, Any]]:
     """Return Pillow's decoders of our formats; the first call replaces Pillow's checks for threads inside `_decoding`.
 
     Pillow's check for decompression bombs and its warnings have only process-wide switches (`MAX_IMAGE_PIXELS`, the
-    warnings filters). Both are wrapped so that they differ only for a thread inside `_decoding`.
+    warnings filters). Both are wrapped, and behave differently only for a thread inside `_decoding`.
     """
     Image.init()
     pillow: Any = Image
     if "PILLOW_BLOCK_SIZE" not in os.environ:
-        # The allocator returns blocks above 32 MiB to the system at once, but keeps smaller ones, such as Pillow's 16 MiB,
-        # for the thread that freed them, which adds up with large photos.
+        # The allocator returns blocks above 32 MiB to the system at once, but keeps smaller blocks, such as Pillow's 16
+        # MiB, for the thread that freed them, which adds up with large photos.
         pillow.core.set_block_size(_BLOCK)
     openers = {name: Image.OPEN[name] for name in _FORMATS if name in Image.OPEN}
     pillow_check = getattr(pillow, "_decompression_bomb_check", None)

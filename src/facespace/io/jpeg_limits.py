@@ -5,8 +5,8 @@ in the file: half a megabyte can keep a decoder busy for minutes ("Two Issues wi
 Photos have 10 scans, and up to 20 if the encoder searches for the shortest file, so 100 are more than enough. The cost is
 scans times pixels; the limit allows 20 scans over the largest photos of phones.
 
-Metadata are in segments of at most 64 KiB before the picture. A colour profile has up to 255, extended XMP and depth
-maps have some hundreds; EXIF data, which Pillow joins piece by piece, have one.
+Metadata are in segments of at most 64 KiB before the picture. A colour profile has up to 255 segments, extended XMP and
+depth maps have some hundreds, and EXIF data, which Pillow joins piece by piece, have one.
 
 Thumbnails, which are inside segments, and further pictures after the first (MPO, motion photos) are not checked. ITU-T
 T.81, appendix B.
@@ -26,13 +26,13 @@ MAX_EXIF_SEGMENTS = 16
 _CHUNK = 2**18  # bytes read at once
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # RST0 to RST7 are inside scans, and FF 00 is not a marker
 _ALONE = {0x01, 0xD8}  # markers without a length: TEM and SOI
-_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15; the others are tables
+_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15, without the three that are tables
 _SEQUENTIAL = {0xC0, 0xC1, 0xC9}  # frames that are not progressive
 _START_OF_SCAN, _END, _APP1 = 0xDA, 0xD9, 0xE1
 
 
 def check_jpeg(stream: BinaryIO) -> str:
-    """Return why a JPEG must not be decoded, that is too many scans or segments; empty if it may be decoded.
+    """Return why a JPEG must not be decoded (too many scans or segments), or an empty string if it may be decoded.
 
     The stream is read from its position and left at any position. Damage is not reported here, because decoders do that.
 
@@ -81,7 +81,7 @@ def _segments(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
 
 
 class _Window:
-    """A buffered view of a stream: only one piece is in memory."""
+    """A buffered view of a stream, which keeps only one piece in memory."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -94,7 +94,7 @@ class _Window:
             if found := _MARKER.search(self._piece, self._at):
                 self._at = found.end()
                 return self._piece[self._at - 1]
-            half = self._piece[self._at :].endswith(b"\xff")  # of a marker
+            half = self._piece[self._at :].endswith(b"\xff")  # the first half of a marker
             self._at = len(self._piece) - half
             if not self._fill(half + 1):
                 return None
@@ -114,7 +114,7 @@ class _Window:
             n -= step
 
     def _fill(self, n: int) -> bool:
-        """Read until `n` more bytes are in memory; return whether there are so many."""
+        """Read until `n` more bytes are in memory; return False if the stream ends before."""
         while len(self._piece) - self._at < n and (more := self._stream.read(_CHUNK)):
             self._piece = self._piece[self._at :] + more
             self._at = 0

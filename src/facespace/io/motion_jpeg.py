@@ -1,11 +1,11 @@
-"""Recognises Motion JPEG, a video of one JPEG after the other, and tells it apart from a photo with appended data."""
+"""Recognises Motion JPEG, a video that is a sequence of JPEGs, and tells it apart from a photo with appended data."""
 
 from __future__ import annotations
 
 from typing import BinaryIO, NamedTuple
 
-_FRAMES = 3  # consecutive JPEGs of one size that make a video: no photo is followed by two of its size
-_MAX_BYTES = 32 * 2**20  # read to find them
+_FRAMES = 3  # consecutive JPEGs of one size that make a video: no photo is followed by two more of its size
+_MAX_BYTES = 32 * 2**20  # read at most to find these frames
 _GAP = 16  # bytes of padding between frames
 _NO_SIZE = {0xC4, 0xC8, 0xCC}  # tables in the range of the frame markers
 _ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
@@ -38,7 +38,7 @@ def follows_itself(file: BinaryIO) -> bool:
 
 
 def frame_at(data: bytes, at: int = 0) -> Frame | None:
-    """Return the JPEG that begins at a position; None if none does, or if its end is missing.
+    """Return the JPEG that begins at a position; None if no JPEG begins there, or if its end is missing.
 
     >>> frame_at(b"text") is None
     True

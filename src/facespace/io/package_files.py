@@ -11,7 +11,7 @@ from typing import Any
 
 
 def file_of_distribution(distribution: str, file_name: str) -> Path:
-    """Return the path of a file that an installed distribution carries, by its name alone. Nothing is imported.
+    """Return the path of a file in an installed distribution, found by its name without folders. Nothing is imported.
 
     Raises `importlib.metadata.PackageNotFoundError` if the distribution is not installed, and `FileNotFoundError` if it
     has no such file.

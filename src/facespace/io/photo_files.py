@@ -8,7 +8,7 @@ import warnings
 from facespace.io.file_kinds import Kind, kind_in_folder
 from facespace.io.text import one_line
 
-_NAMED = 3  # files of a kind that the line names
+_NAMED = 3  # files of each kind that are named in the line
 
 
 class LeftOutWarning(UserWarning):
@@ -16,9 +16,9 @@ class LeftOutWarning(UserWarning):
 
 
 class PhotoFiles:
-    """Chooses the photos among files found in folders by `kind_in_folder`, and counts the others.
+    """Chooses the photos among files found in folders, by `kind_in_folder`, and counts all other files.
 
-    Callers must skip hidden files, also those of macOS called `._photo.jpg`; they are not counted.
+    Callers must skip hidden files, such as macOS's `._photo.jpg`, which are not counted.
 
     >>> files = PhotoFiles()
     >>> [name for name in ("a.jpg", "notes.txt", "film.mp4") if files.takes(name)], files.left_out()
@@ -30,7 +30,7 @@ class PhotoFiles:
         self._names: dict[Kind, list[str]] = {Kind.VIDEO: [], Kind.OTHER: []}
 
     def takes(self, path: str | os.PathLike[str], name: str = "", *, kind: Kind | None = None) -> bool:
-        """Return whether a file is a photo, and count it otherwise; `name` is shown instead of its path, `kind` if known."""
+        """Return whether a file is a photo, else count it; messages show `name` as its path; `kind` is given if known."""
         kind = kind_in_folder(path) if kind is None else kind
         if kind is Kind.PHOTO:
             return True

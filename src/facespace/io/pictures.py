@@ -1,6 +1,6 @@
 """Writes pictures to files atomically.
 
-They are encoded in memory first, because Pillow does not notice when a full disk stores only a part of a file.
+Pictures are encoded in memory first, because Pillow does not notice when a full disk stores only a part of a file.
 """
 
 from __future__ import annotations

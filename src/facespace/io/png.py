@@ -1,8 +1,8 @@
 """Writes crops as PNG faster than Pillow.
 
-Pillow tries all five filters of the format on every row, which is most of its work on photos. One of them, the mean of
-the pixels to the left and above, is the best for nearly all rows of photos. ISA-L then compresses the rest, much faster
-than zlib and about as small. PNG specification, 3rd edition, W3C.
+Pillow tries all five filters of the format on every row, which is most of its work on photos. One filter, the mean of the
+pixels to the left and above, is the best for nearly all rows of photos. ISA-L then compresses the filtered rows, much
+faster than zlib and about as small. PNG specification, 3rd edition, W3C.
 """
 
 from __future__ import annotations

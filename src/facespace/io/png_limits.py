@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from typing import BinaryIO
 
-MAX_CHUNKS = 1000  # without those of pixels and of an animation's frames
+MAX_CHUNKS = 1000  # not counting the chunks of pixels and of an animation's frames
 _PIXELS = {b"IDAT", b"fdAT", b"fcTL"}
 
 
 def check_png(stream: BinaryIO) -> str:
-    """Return why a PNG must not be decoded, that is too many chunks; empty if it may be decoded.
+    """Return why a PNG must not be decoded (too many chunks), or an empty string if it may be decoded.
 
     The stream is read from its position and left at any position. Empty chunks of pixels are counted too. A damaged file is
     checked as far as it can be read.

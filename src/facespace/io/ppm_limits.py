@@ -15,7 +15,7 @@ _TEXT = (b"P1", b"P2", b"P3")
 
 
 def check_ppm(stream: BinaryIO) -> str:
-    """Return why a PPM must not be decoded, that is a header too long or too many comments; empty if it may be decoded.
+    """Return why a PPM must not be decoded (a long header or many comments), or an empty string if it may be decoded.
 
     The stream is read from its position and left at any position.
 

@@ -24,7 +24,8 @@ R = TypeVar("R")
 def map_ahead(function: Callable[[T], R], items: Iterable[T], *, threads: int, ahead: int) -> Iterator[R]:
     """Map in order: at most `ahead` items are started but not consumed, and no item is started after the consumer stops.
 
-    Photos that `function` reads by `io.image.read` wait for memory first. An item counts until the next one is requested.
+    Photos that `function` reads by `io.image.read` wait for memory first. The pixels of an item count until the consumer
+    requests the next item.
 
     >>> list(map_ahead(str.upper, ["a", "b", "c"], threads=2, ahead=2))
     ['A', 'B', 'C']
@@ -86,9 +87,9 @@ def wait_for_memory(n_pixels: int) -> None:
 
 
 class _PixelBudget:
-    """Limits the pixels of numbered items, which enter in the order of their numbers and leave by `release`.
+    """Limits the pixels of numbered items in memory; items enter in the order of their numbers and leave by `release`.
 
-    No item waits for a later one, so there is no deadlock.
+    An item only waits for earlier items, so there is no deadlock.
     """
 
     def __init__(self) -> None:
@@ -109,7 +110,7 @@ class _PixelBudget:
             self._end_turn(number)
 
     def finish(self, number: int) -> None:
-        """Mark an item as computed; if it did not enter, later items no longer wait for it."""
+        """Mark an item as computed; if it never entered, later items no longer wait for it to enter."""
         with self._changed:
             if number not in self._inside:
                 self._end_turn(number)

@@ -1,4 +1,4 @@
-"""Protobuf without generated code: message classes from plain data, and a count of messages before parsing.
+"""Protobuf without generated code: makes message classes from plain data, and counts messages before parsing.
 
 A parsed message takes many times its size in the file, so two gigabytes of tiny messages would take all memory. The wire
 format is described at https://protobuf.dev/programming-guides/encoding.

@@ -22,7 +22,7 @@ _TAGS = {
 }  # fmt: skip
 _SIZES = {1: 1, 3: 2, 4: 4, 13: 4, 16: 8, 18: 8}  # of whole numbers, in bytes, by their type
 _RAW_PHOTOMETRIC = {32803, 34892}  # a sensor's pixels, before and after demosaicing
-_REDUCED, _MASK = 1, 4  # bits of `_SUBFILE`
+_REDUCED, _MASK = 1, 4  # bits in the value of the tag `_SUBFILE`
 _OLD_JPEG = 6
 _MAX_DIRECTORIES, _MAX_ENTRIES, _MAX_VALUES = 64, 1000, 64
 _NEARLY_FULL = 0.9  # of the raw picture's longer side; the rest is the sensor's edges
@@ -35,7 +35,7 @@ Tags = dict[int, tuple[int, ...]]
 
 
 class FullPicture(NamedTuple):
-    """A file to decode instead, Pillow's name of its format, and the EXIF orientation to use if it has none itself."""
+    """A file to decode instead, Pillow's name of its format, and the EXIF orientation to use if that file has none."""
 
     data: bytes
     format: str
@@ -50,7 +50,7 @@ class _Candidate(NamedTuple):
 
 
 def full_picture(file: BinaryIO) -> FullPicture | None:
-    """Return the largest full picture of a TIFF file; None if it is the first picture, which is the usual case.
+    """Return the largest full picture of a TIFF file, or None in the usual case that it is the first picture.
 
     Raises `ValueError` for a raw photo without a preview of its full size. The file is left at any position.
     """
@@ -120,7 +120,7 @@ def _jpeg(file: BinaryIO, tags: Tags) -> _Candidate | None:
 
 
 def _bytes(file: BinaryIO, at: int, n_bytes: int) -> bytes:
-    """Read at most `n_bytes` from a position; none if it is beyond the end. The next read continues after them."""
+    """Read at most `n_bytes` from a position; b"" beyond the end. The next read continues after these bytes."""
     if at >= file.seek(0, os.SEEK_END):
         return b""
     file.seek(at)

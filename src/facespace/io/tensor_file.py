@@ -19,7 +19,7 @@ from facespace.io.text import first_line, plain_text
 
 _VERSION = "1"
 _MAX_BYTES = 4 << 30  # two million rows of 512 numbers
-_IN_HEADER = 1 << 20  # bytes of a record in the header, which safetensors limits to 100 MB; longer ones become an array
+_IN_HEADER = 1 << 20  # bytes of a record in the header (safetensors: 100 MB); a longer record becomes an array
 _RECORD = "record"
 _DTYPES = {
     "f2": "F16", "f4": "F32", "f8": "F64", "i1": "I8", "i2": "I16", "i4": "I32", "i8": "I64",
@@ -44,7 +44,7 @@ Arrays = dict[str, npt.NDArray[Any]]
 def write_tensor_file(path: Path, kind: str, arrays: Mapping[str, npt.NDArray[Any]], record: dict[str, Any]) -> None:
     """Write arrays and a record atomically; `kind` is the kind of file, for instance "classifier".
 
-    Raises `FacespaceError` if the file would be too large for `read_tensor_file`; an existing file is then kept. The file
+    Raises `FacespaceError`, and keeps an existing file, if the file would be too large for `read_tensor_file`. The file
     is written array by array, because safetensors' own writers copy the whole file in memory, or report a full disk without
     its error number.
     """
@@ -73,7 +73,7 @@ def write_tensor_file(path: Path, kind: str, arrays: Mapping[str, npt.NDArray[An
 def read_tensor_file(
     path: Path, kind: str, error: type[FacespaceError], *, remedy: str
 ) -> tuple[Arrays, dict[str, Any]]:
-    """Read a file of `write_tensor_file`; raises `error`, whose message says what is wrong and ends with `remedy`.
+    """Read a file that `write_tensor_file` wrote; raises `error`, whose message says what is wrong and ends with `remedy`.
 
     A pickle is refused. Reading takes no more memory than the file's size.
     """

@@ -40,7 +40,7 @@ def one_line(text: str) -> str:
 def escape_marks(text: str) -> str:
     """Escape direction marks and Unicode's line separators, in the notation of JSON.
 
-    Stored names keep them, but on a terminal they could change the order of a line's characters.
+    Stored names keep these characters, but on a terminal they could reorder the other characters of a line.
 
     >>> print(escape_marks("gpj." + chr(0x202E) + "anna"))
     gpj.\\u202eanna

@@ -46,7 +46,7 @@ class ModelRecord:
 
     `fingerprint` is the SHA-256 that identifies the weights in galleries and calibrations; a conversion that changes no
     embedding keeps the fingerprint of its source. `files` maps the weight files to their SHA-256. `source`, `training`
-    and `metrics` have no fixed form: the origin of the weights, how they were trained, and measured figures.
+    and `metrics` have no fixed form; they describe the origin of the weights, their training and measured figures.
     """
 
     name: str

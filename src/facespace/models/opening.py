@@ -42,13 +42,14 @@ class AssumptionWarning(UserWarning):
 class OpenedModel:
     """The result of `open_model`.
 
-    `source` is its file, folder or checkpoint prefix, `format` the kind of file in words. `spec` is the network's input
-    spec, `spec_reason` says where it comes from, and `assumption` is a line for the user if the spec was inferred or a
-    default was assumed, else empty. `fingerprint` is the SHA-256 that identifies the weights in galleries. `remarks` are
-    all lines for the user, including the assumption. `record` is set for model folders, `card` for named models.
+    `source` is the model's file, folder or checkpoint prefix, `format` the kind of file in words. `spec` is the network's
+    input spec, `spec_reason` says where it comes from, and `assumption` is a line for the user if the spec was inferred
+    or a default was assumed, else empty. `fingerprint` is the SHA-256 that identifies the weights in galleries. `remarks`
+    are all lines for the user, including the assumption. Only model folders have a `record`, only named models a `card`.
 
     `read_onnx` reads the network as an ONNX file of preprocessed images, `read_backbone` as a torch network, and
-    `read_folded` the names of the variables that batch norms were folded into. Each is None if the format does not have it.
+    `read_folded` the names of the variables that batch norms were folded into. Each is None if the format does not
+    support it.
     """
 
     name: str
@@ -98,7 +99,7 @@ class OpenedModel:
 def open_model(model: str | PathLike[str], spec: InputSpec | str | None = None) -> OpenedModel:
     """Open a model by its name, file or folder.
 
-    It opens named models (`facespace models`, also by their names on old web pages: `20170512-110547`), model folders, the
+    It opens named models (see `facespace models`; old names such as `20170512-110547` are accepted), model folders, the
     folder of a training run, ONNX files, TensorFlow 1 frozen graphs (`.pb`), the folder of a checkpoint or one checkpoint
     in it (`…/model-….ckpt-7`), zips of these, and torch weights. The content decides the format, not the name.
 
@@ -136,7 +137,7 @@ def open_model(model: str | PathLike[str], spec: InputSpec | str | None = None) 
 
 
 def _open_card(card: ModelCard, spec: InputSpec | None) -> OpenedModel:
-    """Open a named model: packed weights or a graph in an installed package, which are read on demand, or a model folder."""
+    """Open a named model: weights in an installed package, which are read on demand, or a downloaded model folder."""
     path = locate(card)
     _check_size(card.name, card.spec, spec)
     if path.is_dir():
@@ -366,7 +367,7 @@ def _open_graph(
 ) -> OpenedModel:
     """Open a TensorFlow 1 graph with its weights; `folder` is that of the checkpoint it came from.
 
-    It is translated to ONNX on demand, or if its spec must be inferred from the operators it begins with.
+    The graph is translated to ONNX on demand, or at once if its spec must be inferred from its first operators.
     """
     from facespace.formats.onnx_inspection import graph_scaling, scales
     from facespace.formats.tf_graph import output_node
@@ -407,7 +408,7 @@ def _open_graph(
 
 
 def _open_prefix(path: Path, spec: InputSpec | None) -> OpenedModel:
-    """Open the weights of one checkpoint without its graph; their names show the network, which torch computes."""
+    """Open the weights of one checkpoint without its graph; their names show which network they are for."""
     from facespace.formats.tf_tensor_bundle import TensorBundle
     from facespace.formats.torch_files import as_safetensors, require_torch
     from facespace.models import spec_inference

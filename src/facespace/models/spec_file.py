@@ -29,7 +29,7 @@ def read_spec_of(model: Path) -> InputSpec | None:
 
 
 def read_spec(path: Path) -> InputSpec:
-    """Read an `InputSpec` from JSON: a preset's name or the fields under the key `input_spec`, or only the fields.
+    """Read an `InputSpec` from JSON: the key `input_spec` with a preset's name or the fields, or the fields alone.
 
     Raises `ModelError`.
     """

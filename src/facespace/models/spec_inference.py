@@ -56,8 +56,8 @@ def trainer_prewhitens(folder: Path) -> bool:
 def prewhitens(graph: Graph) -> bool:
     """Return whether a trainer's graph standardises every image by its own mean and deviation.
 
-    It looks for max(deviation, 1/√N), a `Maximum` over a `Sqrt` and an `Rsqrt`. In the trainer of April 2018 this is inside
-    a condition that its command line decides, so the graph does not show it; the result is then False.
+    The evidence is max(deviation, 1/√N), a `Maximum` over a `Sqrt` and an `Rsqrt`. FaceNet's trainer of April 2018 has
+    this inside a condition that the command line decides, which the graph does not show; the result is then False.
     """
     return any(
         graph[taken.partition(":")[0]].op == "Rsqrt"

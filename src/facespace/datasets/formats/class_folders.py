@@ -19,8 +19,8 @@ from facespace.io.text import plain_text
 class ImageFolder:
     """The images of a folder of class folders, as `LabelledImages`, sorted by folder name and then by file name.
 
-    Every folder is an identity, also one without images. `paths` are the image files. Raises `DatasetError` if `root`
-    is not a folder, contains no folders, or these contain no images.
+    Every folder is an identity, including folders without images. `paths` are the image files. Raises `DatasetError` if
+    `root` is not a folder, contains no folders, or its folders contain no images.
 
     >>> import tempfile
     >>> from PIL import Image
@@ -74,7 +74,7 @@ class ImageFolder:
 def read_class_folders(root: str | os.PathLike[str]) -> list[tuple[str, list[str]]]:
     """Return the identities of a dataset as (folder name, paths of its images), both sorted.
 
-    A file is a photo if its name or its content says so (`io.file_kinds`). Other files are left out with a
+    `io.file_kinds` decides by name or content whether a file is a photo. All other files are left out with a
     `LeftOutWarning`; hidden files, hidden folders and deeper folders are ignored. A folder without photos is an identity
     with an empty list. Names are as in the file system: bytes that are not UTF-8 become lone surrogates, which
     `plain_text` makes printable. Links are followed. Raises `DatasetError` if `root` is not a folder or contains no
@@ -100,14 +100,14 @@ def read_class_folders(root: str | os.PathLike[str]) -> list[tuple[str, list[str
 
 
 def photos_in(root: str, name: str, photos: PhotoFiles) -> list[str]:
-    """Return the sorted paths of the photos in one class folder; `photos` counts the files left out."""
+    """Return the sorted paths of the photos in one class folder; `photos` also counts the files left out."""
     files = visible_names(os.path.join(root, name), folders=False)
     paths = ((os.path.join(root, name, file), os.path.join(name, file)) for file in files)
     return [path for path, shown in paths if photos.takes(path, shown)]
 
 
 def visible_names(folder: str | os.PathLike[str], *, folders: bool) -> list[str]:
-    """Return the sorted names of the folders, or of the files, in a folder; hidden ones are left out."""
+    """Return the sorted names of the files in a folder, or of its subfolders (`folders`); hidden names are left out."""
     with os.scandir(folder) as entries:
-        # Anything that is not a folder is treated as a file, also a broken link, so that it gets reported.
+        # Anything that is not a folder, even a broken link, is treated as a file, so that it gets reported.
         return sorted(entry.name for entry in entries if entry.is_dir() == folders and not entry.name.startswith("."))

@@ -22,9 +22,9 @@ _ENDINGS = sorted(IMAGE_ENDINGS)
 class FolderWriter:
     """Writes `NAME/00000001.jpg`, …, each image into the folder of its label, `folders[label]`.
 
-    The numbers count the images of all folders and so keep their order. The ending follows the content; it is `.jpg` for
-    an unknown content. `resume_at` is what `sync` returned. All folders are created at once, also for identities without
-    images.
+    The numbers count the images of all folders together, which preserves their order. The file ending follows the content
+    of the image; for unknown content it is `.jpg`. `resume_at` is a position that `sync` returned. All folders are
+    created at the start, including those of identities without images.
     """
 
     def __init__(self, root: str | os.PathLike[str], folders: Mapping[int, str], *, resume_at: int = 0) -> None:
@@ -57,8 +57,8 @@ class FolderWriter:
 class NumberedFolder:
     """The images that a `FolderWriter` wrote, in the order written, as `LabelledImages`.
 
-    `folders` are the names by label, `begin` is the `resume_at` of the writer. Raises `DatasetError` if a number is
-    missing or occurs twice, or if a file has no number.
+    `folders` are the folder names by label, `begin` is the `resume_at` that the writer was given. Raises `DatasetError`
+    if a number is missing or occurs twice, or if a file has no number.
     """
 
     def __init__(self, root: str | os.PathLike[str], folders: Mapping[int, str], *, begin: int = 0) -> None:

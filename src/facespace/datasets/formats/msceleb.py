@@ -28,8 +28,9 @@ _COLUMNS = (6, 7)
 class MSCelebImages:
     """A `.tsv` table, or a folder of them in natural order, as `LabelledImages`.
 
-    Labels are the positions of the sorted MIDs, as in the class folders that the script of 2018 makes of a table.
-    Opening reads every line once and stores the position of its image. A `DatasetError` names the file and the line.
+    Labels are the positions of the sorted MIDs, as in the class folders that the FaceNet program of 2018 makes of a
+    table. Opening reads every line once and stores the position of its image. A `DatasetError` names the file and the
+    line.
     """
 
     labels: npt.NDArray[np.int64]

@@ -1,7 +1,7 @@
 """Parquet files of images as on Hugging Face's hub: columns `image`, `label` and, optionally, `name`.
 
-An image is bytes, or a struct of `bytes` and `path`. A label is a whole number; instead of in a column, its name may be
-in the file's Hugging Face metadata.
+An image is bytes, or a struct of `bytes` and `path`. A label is a whole number; the names may be in the
+file's Hugging Face metadata instead of a column.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ _GROUP_IMAGES = 128  # rows of a row group; reading one image reads its whole gr
 _GROUP_BYTES = 2**25
 _MAX_GROUP_ROWS = 2**20
 _MAX_GROUP_BYTES = 2**31
-_N_OPEN = 16  # files
-_N_CACHED = 4  # row groups
-_MAX_CACHED = 2**29  # bytes
+_N_OPEN = 16  # files open at once
+_N_CACHED = 4  # row groups in memory
+_MAX_CACHED = 2**29  # bytes of row groups in memory
 
 
 class ParquetImages:
     """A Parquet file, or a folder of `.parquet` shards in natural order, as `LabelledImages`.
 
-    Opening reads the labels and names. Reading an image reads its row group, which is kept for its neighbours, so reading
-    in order is fast, and reading at random is faster with smaller row groups. Raises `DatasetError`, which names the file,
-    and `RuntimeUnavailable` if pyarrow is not installed.
+    Opening reads the labels and names. Reading an image reads its whole row group and keeps it in memory. Reading in
+    order is therefore fast, and reading at random is faster with smaller row groups. Raises `DatasetError`, which names
+    the file, and `RuntimeUnavailable` if pyarrow is not installed.
     """
 
     labels: npt.NDArray[np.int64]
@@ -94,11 +94,11 @@ class ParquetImages:
 
     def _where(self, index: int) -> str:
         shard = self._shards[self._place(index)[0]]
-        first = bisect.bisect_left(self._shards, shard)  # of the file's row groups
+        first = bisect.bisect_left(self._shards, shard)  # the file's first row group
         return f"{self._files.name(shard)}, row {index - self._starts[first]}"
 
     def _images(self, group: int) -> Any:
-        """Return the images of a row group, an Arrow array. One thread at a time, as others often need the same group."""
+        """Return the images of a row group, an Arrow array. Threads take turns, since they often need the same group."""
         with self._turn:
             if group in self._cache:
                 self._cache.move_to_end(group)
@@ -156,7 +156,7 @@ def _open(path: str) -> Any:
     parquet = _pyarrow().parquet
     metadata = parquet.read_metadata(path)
     there = {metadata.schema.column(k).path for k in range(len(metadata.schema))}
-    # As dictionaries, an image that a damaged file repeats a million times is in memory only once.
+    # Read as dictionaries, an image that a damaged file repeats a million times is in memory only once.
     once = [name for name in ("image", "image.bytes", "name") if name in there]
     return parquet.ParquetFile(path, metadata=metadata, read_dictionary=once, page_checksum_verification=True)
 
@@ -195,7 +195,7 @@ def _row_groups(file: Any, size: int) -> list[int]:
 
 
 def _scan(file: Any, has_names: bool, scan: LabelScan, n_expected: int) -> None:
-    """Add the labels of a file and their names to `scan`, which then has `n_expected` labels."""
+    """Add the labels and names of a file to `scan`; raises `DatasetError` unless it then has `n_expected` labels."""
     known = {} if has_names else _class_names(file.schema_arrow.metadata)
     columns = ["label", "name"] if has_names else ["label"]
     for batch in file.iter_batches(batch_size=2**16, columns=columns, use_threads=False):

@@ -30,12 +30,13 @@ _MAX_PROPERTY = 1000
 
 
 class RecordImages:
-    """The images of a `.rec` file, or of the one in a folder, as `LabelledImages` in the order of the index.
+    """The images of a `.rec` file, or of the only `.rec` file in a folder, as `LabelledImages` in the order of the index.
 
-    The file is memory-mapped, not loaded. Labels come from the identities' records if there are any, and the label of each
-    image is compared with them when it is read; otherwise labels come from the images' own records. If there is no `.idx`,
-    the file is scanned once and an index is saved next to it if possible, with a warning. A `property` file (identities,
-    height, width) gives the number of identities. Raises `DatasetError` if these files do not fit together.
+    The file is memory-mapped, not loaded. If the file has records of identities, they give the labels, and the label in
+    each image's own record is compared when the image is read; otherwise the images' own records give the labels. If
+    there is no `.idx`, the file is scanned once and an index is saved next to it if possible, with a warning. A
+    `property` file (identities, height, width) gives the number of identities. Raises `DatasetError` if these files do
+    not fit together.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -55,12 +56,12 @@ class RecordImages:
         known = read_names(folder)
         n_labels = stated[0] if stated else int(self._labels.max()) + 1
         self._names = Names(max(n_labels, max(known, default=-1) + 1), known)
-        if not is_there:  # only now, so that no index is left next to a file that cannot be opened
+        if not is_there:  # saved last, so that no index is left next to a file that cannot be opened
             self._save_index(index, keys, offsets)
 
     @property
     def names(self) -> Sequence[str]:
-        """The identities' names from a `names.txt` next to the file, else their numbers as text."""
+        """The identities' names from a `names.txt` next to the file; without it, the labels' numbers as text."""
         return self._names
 
     @property
@@ -126,7 +127,7 @@ class RecordImages:
         n0 = int(counts[0])
         by_key = np.empty(n, np.int64)
         by_key[keys] = offsets
-        if n >= _ROUNDED:  # n0 is rounded, so look for the first record near it without an image
+        if n >= _ROUNDED:  # n0 is rounded, so look near it for the first record without an image
             near = range(max(n0 - 4, 1), min(n0 + 5, n))
             n0 = next((key for key in near if not self._file.record(int(by_key[key]), key).content), n0)
         images, identities = by_key[1:n0].copy(), by_key[n0:]
@@ -136,7 +137,7 @@ class RecordImages:
         return images, self._labels_by_range(images, identities, n0)
 
     def _counts(self, keys: Ints, offsets: Ints) -> tuple[float, float] | None:
-        """Return the two numbers of record 0; None if it is an ordinary image or missing."""
+        """Return the two numbers of record 0; None if record 0 is an ordinary image or missing."""
         zero = np.flatnonzero(keys == 0)
         if not len(zero):
             return None
@@ -151,8 +152,9 @@ class RecordImages:
     def _images_by_content(self, keys: Ints, offsets: Ints, counts: tuple[float, float]) -> tuple[Ints, Ints]:
         """Return offsets and labels if record 0 does not follow insightface's count.
 
-        Either there are no identities, and it gives the number of images, with or without itself; or the keys of
-        unreadable photos were left out, and it counts them too. Labels come from the images' own records.
+        Either the file has no identities, and record 0 contains the number of images, or that number plus 1; or the index
+        lacks the keys of unreadable photos, and record 0 counts these photos too. The images' own records give the
+        labels.
         """
         order = np.argsort(keys, kind="stable")[1:]  # without record 0
         keys, offsets = keys[order], offsets[order]

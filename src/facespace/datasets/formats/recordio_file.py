@@ -37,7 +37,7 @@ _RELEASE_AFTER = 1024  # records read one by one before their memory pages are r
 
 
 class Record(NamedTuple):
-    """One record: the key stored in it, at most the first two of its labels, and the content after them."""
+    """One record: the key stored in it, its first label or two, and the content after its labels."""
 
     key: int
     labels: tuple[float, ...]
@@ -48,8 +48,8 @@ class Record(NamedTuple):
 class Headers:
     """The headers of N records.
 
-    `keys` (N,) int64; `labels` (N,2) float32, the first two; `n_labels` (N,) int64, how many a record has;
-    `has_content` (N,) bool.
+    `keys` (N,) int64; `labels` (N,2) float32, the first two labels; `n_labels` (N,) int64, the number of labels of each
+    record; `has_content` (N,) bool.
     """
 
     keys: Ints
@@ -59,10 +59,10 @@ class Headers:
 
 
 class RecordFile:
-    """A `.rec` file; pickled as its path, so that another process maps it again.
+    """A memory-mapped `.rec` file; pickling stores its path, and another process maps the file again.
 
-    Offsets come from an index: multiples of 4 that leave space for a record. Raises `DatasetError` if the file is not a
-    RecordIO file, has no record at an offset, or is damaged there.
+    Offsets come from an index; they are multiples of 4 that leave space for a record. Raises `DatasetError` if the file
+    is not a RecordIO file, has no record at an offset, or is damaged there.
     """
 
     def __init__(self, path: str) -> None:
@@ -172,7 +172,7 @@ class RecordFile:
         return bytes(joined)
 
     def _part(self, offset: int) -> tuple[int, int]:
-        """Return which part of a record begins at an offset, and its length; (−1, 0) if none does."""
+        """Return the kind of the part that begins at an offset, and its length; (−1, 0) if no part begins there."""
         if offset + PART.size > self.size:
             return -1, 0
         magic, word = PART.unpack_from(self._records(), offset)

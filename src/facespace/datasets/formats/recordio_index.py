@@ -27,7 +27,7 @@ Ints = npt.NDArray[np.int64]
 MAGIC = 0xCED7230A
 PART = struct.Struct("<II")
 WHOLE, FIRST, MIDDLE, LAST = range(4)
-MAX_LENGTH = 2**29 - 1  # of a record and of a part
+MAX_LENGTH = 2**29 - 1  # bytes of a record and of a part
 HEADER = struct.Struct("<IfQQ")  # number of labels that follow, or 0 and the label; the record's key; its second id
 _MIN_RECORD = PART.size + HEADER.size  # bytes
 
@@ -38,7 +38,7 @@ _RELEASE = 2**26
 
 
 def release(records: mmap.mmap) -> None:
-    """Let the system free the pages of a mapping that have been read; they are read again when needed."""
+    """Let the system free the memory of a mapping; pages that are needed later are read from the file again."""
     if hasattr(mmap, "MADV_DONTNEED"):
         records.madvise(mmap.MADV_DONTNEED)
 
@@ -90,7 +90,7 @@ def _read_table(path: str, file: str, n_most: int) -> tuple[Ints, Ints]:
             text = rest + chunk
             if not chunk and text and not text.endswith(b"\n"):
                 text += b"\n"
-            # Whole lines, without blank lines after them: those are allowed at the end of the file.
+            # Parse whole lines, and leave out blank lines after them, which are allowed at the end of the file.
             end = text.rfind(b"\n", 0, text.find(b"\n", len(text.rstrip(b"\r\n"))) + 1 or None) + 1
             text, rest = (text[:end], text[end:]) if text.strip(b"\r\n") else (b"", text)
             if text:
@@ -108,7 +108,7 @@ def _read_table(path: str, file: str, n_most: int) -> tuple[Ints, Ints]:
 
 
 def _parse(text: bytes) -> Ints | None:
-    """Return whole lines as (N,2); None if one is not `number, tab, number`.
+    """Return the numbers in whole lines, (N,2); None if a line is not `number, tab, number`.
 
     >>> _parse(b"1\\t0\\n2\\t7476\\n").tolist()
     [[1, 0], [2, 7476]]

@@ -34,13 +34,13 @@ _MAGIC_BYTES = MAGIC.to_bytes(4, "little")
 
 
 class RecordWriter:
-    """Writes a folder's `train.rec` image by image; `close` gives it its name and adds the index and `property`.
+    """Writes a folder's `train.rec` image by image under a hidden name; `close` renames it and adds the other files.
 
-    If the images of each identity come one after the other, a record 0 and records of the identities are written.
+    If the images of each identity come one after the other, record 0 and the records of identities are written too.
     Otherwise the file contains only images, with keys from 0 on, which every reader understands. `property` contains the
     number of identities (of `names`, else the largest label plus 1) and the size of the first readable image. Names
-    that are more than numbers go into `names.txt`. An abandoned writer can be resumed: `resume_at` is what `sync`
-    returned. Leaving the `with` block closes the writer; after an error it removes the unfinished file.
+    that are more than numbers go into `names.txt`. An abandoned writer can be resumed: `resume_at` is a position that
+    `sync` returned. Leaving the `with` block closes the writer; after an error it removes the unfinished file.
 
     >>> import tempfile
     >>> from facespace.datasets.formats.recordio import RecordImages
@@ -62,7 +62,7 @@ class RecordWriter:
         if self._n_labels > MAX_LABEL + 1:
             raise self._error(f"RecordIO can store at most {MAX_LABEL + 1:,} identities, got {self._n_labels:,}")
         self._offsets = array("q")
-        self._seen: dict[int, int] = {}  # label to its first record, in the order written
+        self._seen: dict[int, int] = {}  # label → key of its first record, in the order written
         self._last = -1
         self._contiguous = True
         self._image_size: tuple[int, ...] | None = None
@@ -105,7 +105,7 @@ class RecordWriter:
             raise self._error("no image was written" if n0 == 1 else "none of the images written can be read")
         n1 = n0 + len(self._seen)
         keys = np.arange(n0 - 1)
-        if self._contiguous and n1 <= MAX_LABEL:  # the ranges are float32 like the labels
+        if self._contiguous and n1 <= MAX_LABEL:  # the ranges of identities are float32, like the labels
             starts = [*self._seen.values(), n0]
             for k in range(n1 - n0):
                 self._append_range(n0 + k, starts[k], starts[k + 1])
@@ -122,7 +122,7 @@ class RecordWriter:
         if self._names is not None and any(name != str(label) for label, name in enumerate(self._names)):
             write_names(self._folder, self._names)
         else:
-            (self._folder / FILE_NAME).unlink(missing_ok=True)  # of an older dataset in this folder
+            (self._folder / FILE_NAME).unlink(missing_ok=True)  # left by an older dataset in this folder
         write_index(self._folder / "train.idx", keys, np.frombuffer(self._offsets, np.int64))
 
     def abandon(self) -> None:

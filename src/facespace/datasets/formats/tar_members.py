@@ -8,14 +8,14 @@ from typing import NamedTuple
 from facespace.errors import DatasetError
 
 BLOCK = 512
-_MAX_EXTENDED = 2**20  # bytes of a long name or of PAX records; real ones are far smaller
+_MAX_EXTENDED = 2**20  # bytes of a long name or of PAX records, which are far smaller in real files
 _MAX_NUMBER = 2**60
 _FILE = b"0\x007"  # types: regular, regular (old), contiguous
 _WITHOUT_DATA = b"123456"  # links, devices, folders, pipes: no data follows, even if the size is not 0
 
 
 class Member(NamedTuple):
-    """A regular file in a tar: its stored name, the offset and length of its data, and the first bytes."""
+    """A regular file in a tar: its stored name, and the offset, length and first bytes of its data."""
 
     name: str
     offset: int
@@ -32,7 +32,7 @@ def read_members(read: Callable[[int, int], bytes], size: int) -> Iterator[Membe
     if read(0, min(2, size)) == b"\x1f\x8b":
         raise DatasetError("single images cannot be read from a compressed file; unpack it with gunzip")
     offset = 0
-    name, length = "", -1  # from an extended header before a member
+    name, length = "", -1  # set by an extended header before a member
     while True:
         if offset + BLOCK > size:
             raise DatasetError("the file is cut short: the zeros at the end of a tar are missing")
@@ -106,7 +106,7 @@ def _header_name(header: bytes) -> str:
 
 
 def _pax_records(data: bytes) -> dict[str, str]:
-    """Parse records `length key=value\\n`; the length is that of the whole record."""
+    """Parse records `length key=value\\n`, where `length` counts the bytes of the whole record."""
     records: dict[str, str] = {}
     position = 0
     while position < len(data) and data[position]:

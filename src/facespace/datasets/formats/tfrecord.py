@@ -1,9 +1,9 @@
 """TFRecord files of `tf.train.Example`: an encoded image and its label in each record.
 
-A record is a length (u64, little-endian), the masked CRC-32C of these eight bytes, the Example, and the masked CRC-32C
-of the Example; masked(c) = rot15(c) + 0xa282ead8 (mod 2³²). The features are called `image_raw` and `label`, as by the
-converter of Tiny-Face-Recognition, or `image/encoded` and `image/class/label`; `name` or `image/class/text` is the
-identity's name.
+A record is a length (u64, little-endian), the masked CRC-32C of these eight bytes, the Example, and the masked CRC-32C of
+the Example; masked(c) = rot15(c) + 0xa282ead8 (mod 2³²). The features are called `image_raw` and `label`, as the
+converter of Tiny-Face-Recognition calls them, or `image/encoded` and `image/class/label`; `name` or `image/class/text` is
+the identity's name.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from facespace.io.image import MAX_RECORD, decode
 from facespace.io.protobuf import check_message_count, message_class
 from facespace.io.text import plain_text
 
-FILE_NAME = "tran.tfrecords"  # sic: the programs of 2018 expect this name
+FILE_NAME = "tran.tfrecords"  # sic: Tiny-Face-Recognition's spelling, which its programs expect
 _ENDING = r"\.tfrecords?(-\d+)?|\.tfrec|\.tfr|-\d{5}-of-\d{5}"
 _IMAGE = ("image_raw", "image/encoded")
 _LABEL = ("label", "image/class/label")
@@ -44,14 +44,15 @@ _MESSAGES = {
     "Example": [("features", 1, "Features")],
 }
 _Example = message_class("facespace.tfrecord", _MESSAGES, "Example")
-_MAX_MESSAGES = 2**18  # of one record
+_MAX_MESSAGES = 2**18  # protobuf messages in one record
 
 
 class TFRecordImages:
     """A TFRecord file, or a folder of them in natural order, as `LabelledImages`.
 
     Opening reads every record once, checks both checksums, and keeps its position and label; no image is decoded. Names
-    come from the records, else from a `names.txt` next to them. A `DatasetError` names the file and the record.
+    come from the records; a `names.txt` in the same folder gives names that the records lack. A `DatasetError` names the
+    file and the record.
     """
 
     labels: npt.NDArray[np.int64]
@@ -106,10 +107,10 @@ class TFRecordImages:
 
 
 class TFRecordWriter:
-    """Writes a TFRecord file by appending; of an existing file, the first `resume_at` bytes are kept.
+    """Writes a TFRecord file by appending; the first `resume_at` bytes of an existing file are kept.
 
-    Records contain `image_raw` and `label`, and a `name` only if `names` by label are given, because the programs of 2018
-    do not write it.
+    Records contain `image_raw` and `label`. They contain a `name` only if `names` by label are given, because the old
+    programs do not write it.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, names: Sequence[str] | None = None, resume_at: int = 0) -> None:
@@ -183,7 +184,7 @@ def _framed(record: bytes, length: int) -> bytes:
 
 
 def _checked(data: bytes) -> bytes:
-    """Return a record's data without the checksum after it; raises `DatasetError` if they do not match."""
+    """Return a record's data without the checksum at its end; raises `DatasetError` if the checksum is wrong."""
     data, crc = data[: -_CRC.size], data[-_CRC.size :]
     if crc != _CRC.pack(masked_crc(data)):
         raise DatasetError("damaged: the checksum of its data does not match")

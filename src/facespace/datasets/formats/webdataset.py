@@ -25,13 +25,13 @@ _MAX_MEMBERS = 100  # of one sample
 _MAX_LABEL_BYTES = 64
 _MAX_JSON_BYTES = 2**20
 _RECORD = 20 * BLOCK  # the size of a tar file is a multiple of this
-_HEADER = tarfile.TarInfo().tobuf(tarfile.USTAR_FORMAT)  # of a member without name and data
+_HEADER = tarfile.TarInfo().tobuf(tarfile.USTAR_FORMAT)  # the header of a member without name and data
 
 _Read = Callable[[int, int], bytes]
 
 
 class _Sample(NamedTuple):
-    """The members of one key, by their endings: the part of the name after its first dot."""
+    """The members of one key by file ending, which is the part of the name after its first dot."""
 
     key: str
     members: dict[str, Member]
@@ -41,9 +41,9 @@ class TarImages:
     """A tar, or a folder of `.tar` shards in natural order, as `LabelledImages`.
 
     As in webdataset, consecutive files whose names are equal up to the first dot are one sample. Its label is the number
-    in `.cls`, or `label` in `.json`, which may also give the identity's `name`. Samples with neither an image nor a label
-    are skipped; one without the other is an error. Nothing is unpacked and no link is followed. Opening reads the
-    headers, labels and names. A `DatasetError` names the file and the sample.
+    in `.cls`, or `label` in `.json`, which may also give the identity's `name`. A sample with neither an image nor a
+    label is skipped; a sample with only one of them is an error. Nothing is unpacked and no link is followed. Opening
+    reads the headers, labels and names. A `DatasetError` names the file and the sample.
     """
 
     labels: npt.NDArray[np.int64]
@@ -99,7 +99,7 @@ def _samples(members: Iterator[Member]) -> Iterator[_Sample]:
     for member in members:
         folder, _, file = member.name.rpartition("/")
         stem, dot, ending = file.partition(".")
-        if not stem or not dot:  # hidden, or without an ending: webdataset skips them too
+        if not stem or not dot:  # a hidden file or one without an ending, which webdataset skips too
             continue
         key = f"{folder}/{stem}" if folder else stem
         if key != sample.key:
@@ -160,8 +160,8 @@ class TarWriter:
     """Writes shards `00000.tar`, `00001.tar`, … into an existing folder.
 
     A shard is finished as soon as it has `shard_images` images or `shard_bytes` bytes. Keys count the images of all shards,
-    and times are 0, so the same images give the same bytes. `names` by label go into `KEY.json`. `resume_at` is what
-    `sync` returned; anything written after that is cut off.
+    and times are 0, so the same images give the same bytes. `names` by label go into `KEY.json`. `resume_at` is a
+    position that `sync` returned; later bytes are cut off.
     """
 
     def __init__(

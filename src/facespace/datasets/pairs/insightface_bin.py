@@ -1,8 +1,8 @@
 """Verification sets as insightface stores them: a pickle of (2N encoded images, N booleans), read without running it.
 
 A pickle is a program. Two barriers limit this one to building bytes and booleans. Before it is loaded, `check_steps`
-checks its instructions and rejects all that such a file does not need, and every length, memo index and frame that does
-not fit into the file. While it is loaded, `_Unpickler` resolves each requested name to a function of this module or
+rejects every instruction that such a file does not need, and every length, memo index and frame that does not fit into
+the file. While it is loaded, `_Unpickler` resolves each requested name to a function of this module or
 raises an error; NumPy's own functions are not available to the pickle either.
 """
 
@@ -35,7 +35,7 @@ class VerificationSet:
     """N pairs of encoded images (the bytes of JPEG or PNG files): pair k consists of images 2k and 2k+1.
 
     `images` has 2N items, none of them empty; `same` (N,) bool says whether a pair shows one person. Raises `DatasetError`
-    if they do not fit together.
+    if `images` and `same` do not fit together.
 
     >>> VerificationSet((b"jpeg", b"jpeg"), np.array([True])).same.shape
     (1,)
@@ -60,7 +60,7 @@ class VerificationSet:
 def read_bin(path: str | os.PathLike[str]) -> VerificationSet:
     """Read the set in a `.bin` file that Python 2 or 3 wrote with pickle protocol 2 to 5.
 
-    Raises `DatasetError` if the file is damaged, cut short, contains other things, or tries to run something.
+    Raises `DatasetError` if the file is damaged, is cut short, has other content, or asks for code to be run.
     """
     data = read_whole(path, _MAX_BYTES)
     try:
@@ -73,9 +73,9 @@ def read_bin(path: str | os.PathLike[str]) -> VerificationSet:
 def as_pairs(verification: VerificationSet) -> tuple[PairList, list[bytes]]:
     """Return the set as a list of pairs, and the image of each of its photos.
 
-    Images with equal bytes are one photo, named by its first index: `image 17`. The file has no names, so photos connected
-    by pairs of one person are one of the `people`: `person 1`, `person 2`, … There are ten contiguous folds as in
-    scikit-learn's `KFold(10)`, as is usual for such sets; with fewer than ten pairs there are no folds.
+    Images with equal bytes are one photo, named by its first index: `image 17`. The file has no names, so all photos that
+    same-person pairs connect get one name in `people`: `person 1`, `person 2`, … The ten folds are contiguous, as in
+    scikit-learn's `KFold(10)`, which is usual for such sets; with fewer than ten pairs there are no folds.
 
     >>> pairs, images = as_pairs(VerificationSet((b"x", b"y", b"x", b"z"), np.array([True, False])))
     >>> pairs.photos, pairs.people
@@ -107,7 +107,7 @@ def _folds(n_pairs: int) -> npt.NDArray[np.int64] | None:
     return np.repeat(np.arange(1, _N_FOLDS + 1), [each + (k < more) for k in range(_N_FOLDS)])
 
 
-# The result of the pickle
+# The object that the pickle builds
 
 
 def _verification_set(loaded: Any) -> VerificationSet:
@@ -200,7 +200,7 @@ class _Array:
         if not isinstance(dtype, _Dtype) or not isinstance(data, (bytes, bytearray)):
             raise DatasetError(f"the numbers of an array must be bytes, got {_kind(data)}")
         if isinstance(data, bytearray):
-            self._spend(len(data))  # for the copy
+            self._spend(len(data))  # the copy takes memory too
         if not isinstance(shape, tuple) or len(shape) > 8 or not all(type(n) is int and 0 <= n < 2**40 for n in shape):
             raise DatasetError(f"damaged: the shape of an array must be whole numbers, got {_kind(shape)}")
         if math.prod(shape) * dtype.dtype.itemsize != len(data):
@@ -221,7 +221,7 @@ class _StandIns:
     """The functions that replace the names a file asks for.
 
     They have no reference to the unpickler. If a file is damaged, objects remain on the unpickler's stack, which Python's
-    cycle collector cannot see; a reference back to it would keep them and the whole file in memory for ever.
+    cycle collector cannot see; a reference to the unpickler would keep them and the whole file in memory for ever.
     """
 
     def __init__(self, n_bytes: int) -> None:
@@ -285,7 +285,7 @@ def _text(text: Any) -> str:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Loads a pickle that passed `check_steps`, with stand-ins for the few names that it may use."""
+    """Loads a pickle that passed `check_steps`; the few names that it may use resolve to methods of `_StandIns`."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__(io.BytesIO(data), encoding="bytes")  # strings of Python 2 are bytes

@@ -33,11 +33,11 @@ _OWN_COLUMNS = ("a", "b", "same", "fold", "person_a", "person_b")
 class PairList:
     """P pairs of photos, and whether each pair shows one person.
 
-    `photos` are paths relative to a folder of images, each once: `Name/Name_0001` for LFW, as written for CSV. `people`
-    is the identity of each photo; None if the list does not contain it. `first` and `second` (P,) int64 are indices into
-    `photos`, `same` (P,) bool. `fold` (P,) int64 counts from 1 without gaps; None for a list without folds. `groups` has
-    the value of every pair for each group column. Raises `DatasetError` if these do not fit together, or if a photo would
-    be outside the folder.
+    `photos` are different paths relative to a folder of images: `Name/Name_0001` for LFW, as in the file for CSV.
+    `people` are the identities of the photos; None if the list does not contain them. `first` and `second` (P,) int64 are
+    indices into `photos`, `same` (P,) bool. `fold` (P,) int64 counts from 1 without gaps; None for a list without folds.
+    `groups` maps each group column to its values (P). Raises `DatasetError` if the fields do not fit together, or if a
+    photo would be outside the folder.
 
     >>> pairs = PairList(("a.png", "b.png"), None, np.array([0]), np.array([1]), np.array([True]), None)
     >>> len(pairs.same)
@@ -275,11 +275,11 @@ class _Table:
 
 
 def find_photos(pairs: PairList, root: str | os.PathLike[str]) -> list[Path | None]:
-    """Return the file of every photo below `root`; None if it is missing. Each folder is listed once.
+    """Return for each photo its file below `root`, or None if the file is missing. Each folder is listed once.
 
-    If the list gives no ending, those of photos are tried, and `Name_0001_0.png`, the first face if all faces of a photo
-    were kept. If it gives one, the photo's crop (`.png`, `.jpg`, `.webp`) is tried too. Raises `DatasetError` if `root` is
-    not a folder, or if a folder in it must not be listed.
+    For a photo without a file ending, the endings of photos are tried, and `Name_0001_0.png`, the first face where all
+    faces of a photo were kept. For a photo with an ending, its crop (`.png`, `.jpg`, `.webp`) is tried too. Raises
+    `DatasetError` if `root` is not a folder, or if a folder in it cannot be listed.
     """
     root = Path(root)
     if not root.is_dir():
@@ -327,7 +327,7 @@ def _text(path: str | os.PathLike[str], file: str) -> str:
 
 
 def _path_flaw(path: str) -> str | None:
-    """Return why a path is not inside a folder on every operating system; None if it is."""
+    """Return why a path leads out of its folder on some operating system; None if it stays inside on all of them."""
     windows = PureWindowsPath(path)
     if not path.strip():
         return "is empty"
@@ -335,7 +335,7 @@ def _path_flaw(path: str) -> str | None:
         return "contains a NUL"
     if windows.drive or windows.root:
         return "is absolute"  # on Windows or POSIX
-    if ".." in windows.parts:  # the parts between slashes of either kind
+    if ".." in windows.parts:  # the parts between slashes and backslashes
         return "leads out of it"
     return "is not the name of a file" if PurePosixPath(path) == PurePosixPath() else None
 

@@ -1,4 +1,4 @@
-"""Reads pairs together with their photos from LFW's lists, CSV or insightface's `.bin`."""
+"""Reads pairs together with their photos: from LFW's lists, CSV files or insightface's `.bin` files."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from facespace.io.text import plain_text
 
 @dataclass(frozen=True, slots=True)
 class PairSet:
-    """A list of pairs with its photos: `files` (N) are paths or encoded bytes, None for a missing photo.
+    """A list of pairs with its N photos: each of `files` is a path, the encoded bytes, or None if the photo is missing.
 
-    `crops` records how they were aligned; None for whole photos. `name` identifies the list in reports.
+    `crops` records how crops were aligned; it is None if the photos are whole. `name` identifies the list in reports.
     """
 
     name: str
@@ -40,7 +40,7 @@ class PairSource:
 
     @classmethod
     def of(cls, path: Path, root: Path | None, aligned: bool) -> PairSource:
-        """Return the source for a file; its ending gives its kind.
+        """Return the source for a file. The ending gives the kind: `.csv`, `.bin`, or LFW for any other.
 
         >>> PairSource.of(Path("pairs.csv"), Path("photos"), aligned=False).kind
         'csv'
@@ -65,7 +65,7 @@ class PairSource:
 
 
 def listed_pairs(path: Path, pairs: PairList, root: Path, aligned: bool, spec: InputSpec) -> PairSet:
-    """Return the pairs of the list `path` with their photos, or `aligned` crops, below `root`."""
+    """Return the pairs of the list at `path`, with the photos below `root`, which are crops for `spec` if `aligned`."""
     if not root.is_dir():
         raise DatasetError(f"{plain_text(str(root))}: no such folder of images")
     files = find_photos(pairs, root)
@@ -80,5 +80,5 @@ def binary_pairs(path: Path) -> PairSet:
 
 
 def read_pair_set(path: Path, root: Path | None, aligned: bool, spec: InputSpec) -> PairSet:
-    """Read pairs from any kind of file; the photos of a list are below `root`."""
+    """Read pairs from a file of any kind; `root` is the folder of a list's photos, or of its crops if `aligned`."""
     return PairSource.of(path, root, aligned).read(spec)

@@ -1,4 +1,4 @@
-"""Checks a pickle without running it: all its instructions must be harmless and fit into its file."""
+"""Checks a pickle without running it: every instruction must be harmless and lie within the file."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _N_PREFIX = {code: _PREFIX[n] for code, n in _ARGUMENT.items() if n in _PREFIX}
 
 
 def check_steps(data: bytes, known: Container[tuple[str, str]]) -> None:
-    """Raise `DatasetError` unless a pickle consists of harmless instructions that fit into the file up to its end.
+    """Raise `DatasetError` unless a pickle consists of harmless instructions up to the end of the file.
 
-    `known` are the names, (module, name), that it may ask for.
+    `known` are the names, as (module, name), that the pickle may ask for.
 
     Numbers that request memory are checked against the file: a length must not exceed the bytes left, and a memo index
     (the memo table is allocated up to it) must not exceed the number of steps before it.
@@ -40,7 +40,7 @@ def check_steps(data: bytes, known: Container[tuple[str, str]]) -> None:
     puts = pickle.BINPUT + pickle.LONG_BINPUT
     position, frame_end = 0, 0
     for n_steps in range(_MAX_STEPS):
-        if position >= len(data):  # after an argument that reaches beyond the end, too
+        if position >= len(data):  # also if an argument reaches beyond the end
             raise _cut_short(len(data))
         code = data[position]
         argument = position + 1
@@ -66,7 +66,7 @@ def check_steps(data: bytes, known: Container[tuple[str, str]]) -> None:
             if end != len(data):
                 raise DatasetError(f"damaged: {len(data) - end:,} bytes follow its end")
             return
-        # Otherwise the unpickler would drop the rest of the frame and continue elsewhere, past what was checked here.
+        # Otherwise the unpickler would skip the rest of the frame and run bytes that were not checked here.
         if position < frame_end < end:
             raise DatasetError("damaged: a frame ends inside an instruction")
         position = end
@@ -74,7 +74,7 @@ def check_steps(data: bytes, known: Container[tuple[str, str]]) -> None:
 
 
 def _check_global(data: bytes, start: int, known: Container[tuple[str, str]]) -> int:
-    """Return where an instruction ends that asks for a name (two lines: module, name)."""
+    """Return the end of an instruction that asks for a name (two lines: module, name)."""
     middle = data.find(b"\n", start)
     end = data.find(b"\n", middle + 1)
     if middle < 0 or end < 0:

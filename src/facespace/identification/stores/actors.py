@@ -14,7 +14,7 @@ _ACTOR: ContextVar[str] = ContextVar("facespace_actor", default="")
 
 
 def actor_name() -> str:
-    """Return the present actor's name: that of `act_as` or `acting_as`, otherwise the user's."""
+    """Return the present actor's name: the one set by `act_as` or `acting_as`, otherwise the user's name."""
     return _ACTOR.get() or user_name()
 
 
@@ -25,7 +25,7 @@ def act_as(actor: str) -> None:
 
 @contextlib.contextmanager
 def acting_as(actor: str) -> Iterator[None]:
-    """Set the actor's name in the block; an empty name means the user's.
+    """Set the actor's name in the block; an empty name stands for the user's name.
 
     The name belongs to the task or thread. Threads of `asyncio.to_thread` inherit it; other pools need
     `contextvars.copy_context().run`.

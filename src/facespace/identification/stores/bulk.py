@@ -10,7 +10,7 @@ from facespace.identification.stores.protocol import Change, Conflict, Entry, Pe
 from facespace.identification.stores.records import Counts, PersonRecord, PhotoRecord, joined
 from facespace.identification.stores.sql import SqlStore
 
-_PAGE = 500  # people
+_PAGE = 500  # people read at once
 _BATCH_PHOTOS = 2_000  # read at once, unless one person has more
 _BATCH_BYTES = 32 * 2**20  # of crops in one change
 _N_ATTEMPTS = 20
@@ -19,8 +19,8 @@ _N_ATTEMPTS = 20
 def people_of(store: Store) -> Iterator[PersonRecord]:
     """Yield all people of a collection with their photos, by name.
 
-    They are read a few hundred at a time, and each person in one consistent state. People who are renamed, or whose photos
-    move, during the read may be missing or occur twice: compare `store.version()` before and after. Raise `GalleryError`
+    A few hundred people are read at a time, each in one consistent state. People who are renamed, or whose photos move,
+    during the read may be missing or occur twice: compare `store.version()` before and after. Raise `GalleryError`
     if the store cannot be read.
     """
     after = ""
@@ -90,7 +90,7 @@ def add_people(
 
     People whose name is already there get the photos they do not have yet (see `records.joined`), or stay unchanged with
     `skip_known`. In SQL stores this is one change, with `text` in the log, which can be undone if `undoable`. In other
-    stores each photo is a change, and after an interruption the same call goes on.
+    stores each photo is a change, and after an interruption the same call adds the rest.
     """
     if isinstance(store, SqlStore):
         return sql_bulk.add_people(store, people, text=text, skip_known=skip_known, undoable=undoable)

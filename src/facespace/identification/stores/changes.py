@@ -32,7 +32,7 @@ def checked_metadata(metadata: Any) -> dict[str, Any]:
 
 
 def _stored_metadata(metadata: Any) -> dict[str, Any]:
-    """Return metadata as in `checked_metadata`, but of any depth, as older versions may have stored it."""
+    """Check metadata as `checked_metadata` does, but accept any depth, because older versions did not limit it."""
     if not isinstance(metadata, dict):
         raise ValueError(f"metadata must be a JSON object, got {type(metadata).__name__}")  # noqa: TRY004 - of a file too
     if not metadata:
@@ -70,12 +70,12 @@ def checked_external_id(value: Any) -> str:
 
 
 def state_to_json(state: PersonState) -> dict[str, Any]:
-    """Return a person's state as JSON, without empty fields."""
+    """Return a person's state as a JSON object without empty fields."""
     return {"name": state.name, **extra_of(state)} | ({"external_id": state.external_id} if state.external_id else {})
 
 
 def extra_of(state: PersonState) -> dict[str, Any]:
-    """Return the fields of a person that have no column of their own."""
+    """Return the fields of a person that have no column of their own in the table."""
     values = {"metadata": state.metadata, "rejected": list(state.rejected), "templates": state.templates}
     return {key: value for key, value in values.items() if value}
 

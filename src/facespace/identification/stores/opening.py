@@ -13,8 +13,8 @@ _MAX_COLLECTION = 100  # characters
 def open_store(address: str, *, collection: str = "default", create: bool = False) -> Store:
     """Open the store at a file's path or an address like `postgresql://user@host/database` or `qdrant://host:6333`.
 
-    `create` creates a missing file and a missing collection; without it, raise `GalleryError` if one is missing. Raise
-    `GalleryError` too if the server cannot be reached.
+    `create` creates a missing file and a missing collection; without it, raise `GalleryError` if one is missing. Also
+    raise `GalleryError` if the server cannot be reached.
     """
     if not collection or len(collection) > _MAX_COLLECTION or not collection.replace("-", "_").isidentifier():
         raise ValueError(

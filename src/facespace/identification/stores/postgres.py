@@ -1,9 +1,9 @@
 """A gallery on a PostgreSQL server with the extension pgvector, shared by many machines.
 
-The tables are those of `sql_tables.TABLES` in a separate schema, and `template`, which `nearest` searches and every change
-updates within its transaction (see `postgres_templates`). A lock on the row of `head` serialises changes, so that its number
-grows in the order of commits. When a call returns, its change is committed. If the connection breaks during a commit, the
-server is asked by the transaction's id whether it was committed.
+The tables are those of `sql_tables.TABLES`, in a separate schema, and the table `template`. `nearest` searches
+`template`, and every change updates it within its transaction (see `postgres_templates`). A lock on the row of `head`
+serialises changes, so that the number in `head` grows in the order of commits. When a call returns, its change is
+committed. If the connection breaks during a commit, the server is asked by the transaction's id whether it was committed.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class PostgresStore(SqlStore):
                 if not rows:
                     raise self._damaged("the row of its table head is missing")
                 transaction = str(rows[0][0])
-                # A normal end of the body is committed, also an early return as in `add`.
+                # A body that ends without an error is committed, including one that returns early, as in `add`.
                 yield cursor
                 done = True
                 cursor.once("COMMIT")
@@ -145,7 +145,7 @@ class PostgresStore(SqlStore):
             self._settle(transaction, error)
 
     def _settle(self, transaction: str, error: Lost) -> None:
-        """Find out whether a commit without an answer succeeded; return if so, otherwise raise `GalleryError`."""
+        """Find out whether a commit without an answer succeeded; raise `GalleryError` if it did not."""
         deadline = time.monotonic() + self._connections.address.connect_timeout
         status = None
         with contextlib.suppress(GalleryError):
@@ -200,7 +200,7 @@ class PostgresStore(SqlStore):
     def build_index(self, dimension: int) -> bool:
         """Build the collection's search index; return True when it is complete, False if another process is building it.
 
-        It does not block reads or writes. An unfinished index is built again.
+        Building does not block reads or writes. An unfinished index is built again from the start.
         """
         cursor = self._connections.connect(statement_timeout=0)
         try:

@@ -19,7 +19,7 @@ from facespace.identification.stores.protocol import Conflict
 from facespace.identification.stores.sql_tables import Row
 from facespace.io.text import one_line
 
-_N_CONNECTIONS = 8  # of a process; a server allows 100 in total by default
+_N_CONNECTIONS = 8  # at most, per process; a server allows 100 in total by default
 _KEPT_STATEMENTS = 200  # prepared statements of a connection
 _SSL_REQUEST = struct.pack("!ii", 8, 80877103)  # the protocol's request for TLS
 _STARTING = "57P03"  # the server is starting up or shutting down
@@ -54,7 +54,7 @@ class Cursor:
         self._prepared: dict[str, Any] = {}
 
     def rows(self, sql: str, values: Sequence[Any] = ()) -> list[Row]:
-        """Return the rows of a SELECT. The statement is prepared, so that it is sent only once."""
+        """Return the rows of a SELECT. The statement is prepared: repeated calls send only the values."""
         self._check(values)
         with answers(self._address):
             statement = self._prepared.get(sql)
@@ -194,7 +194,7 @@ class Connections:
         return cursor
 
     def close(self) -> None:
-        """Close the idle connections now, and the lent ones when they are returned."""
+        """Close idle connections now, and lent connections when they are returned."""
         if self._pid != os.getpid():
             return
         with self._lock:
@@ -204,7 +204,7 @@ class Connections:
 
 
 def connect(address: Address, *, statement_timeout: float | None = None) -> Cursor:
-    """Open a connection; raise `Lost` if the server cannot be reached, another `GalleryError` if it refuses.
+    """Open a connection; raise `Lost` if the server cannot be reached, `GalleryError` if it refuses.
 
     `statement_timeout` is in seconds, 0 for none.
     """
@@ -308,7 +308,7 @@ def _tls(address: Address) -> ssl.SSLContext:
 
 @contextlib.contextmanager
 def answers(address: Address) -> Iterator[None]:
-    """Convert the driver's errors to one line: `Lost` for a broken connection, `GalleryError` for all others."""
+    """Convert the driver's errors to one line: `Lost` for a broken connection, `GalleryError` for all other errors."""
     from pg8000.exceptions import DatabaseError, Error
 
     try:

@@ -36,7 +36,7 @@ _LOCK = 0x696E6478  # "indx": the advisory lock, with a collection's id, for bui
 
 
 def update_templates(store: SqlStore, cursor: Cursor, people: Sequence[int]) -> None:
-    """Recompute the rows of these people from their photos, within the current transaction."""
+    """Recompute the rows of these people in the table `template`, within the current transaction."""
     default = store.setting("templates") or "mean"
     for start in range(0, len(people), _BATCH):
         part = [int(one) for one in people[start : start + _BATCH]]
@@ -54,7 +54,7 @@ def update_templates(store: SqlStore, cursor: Cursor, people: Sequence[int]) -> 
 
 
 def update_all_templates(store: SqlStore, cursor: Cursor) -> None:
-    """Recompute the rows of all people with several photos; those with one photo do not depend on `templates`."""
+    """Recompute the rows of all people with several photos; rows of one photo do not depend on the setting `templates`."""
     rows = cursor.rows(
         "SELECT face.person FROM face JOIN person ON person.id = face.person WHERE face.gone IS NULL AND person.gone IS NULL"
         " AND person.collection = ? GROUP BY face.person HAVING count(*) > 1",
@@ -137,7 +137,7 @@ def _candidates(store: SqlStore, cursor: Cursor, probe: npt.NDArray[np.float16],
 
 
 def _rank(store: SqlStore, probe: npt.NDArray[np.float32], rows: Sequence[Row], best: Nearest) -> tuple[int, float]:
-    """Fill `best`, each (k,), from candidates; return the number of their people and the smallest inner product."""
+    """Write the best of the candidates into `best` (k,); return their number of people and the smallest inner product."""
     if not rows:
         return 0, -np.inf
     ids = np.array([row[0] for row in rows], np.int64)
@@ -165,7 +165,7 @@ def _index_name(store: SqlStore, dimension: int) -> str:
 
 
 def _index_state(cursor: Cursor, name: str) -> Any:
-    """Return True for a complete index, False for one that is unfinished or being built, None for none."""
+    """Return True for a complete index, False for an unfinished index, None if there is no index."""
     rows = cursor.rows(
         "SELECT i.indisvalid FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid"
         " WHERE c.relname = ? AND i.indrelid = 'template'::regclass",

@@ -1,7 +1,8 @@
 """The interface of a store: people, their photos as vectors, and a log of changes.
 
 A store object gives access to one collection. Every change of people and photos is one `Change`, which contains the state
-before and after it. It is therefore refused if another process changed the same people first, and its inverse undoes it.
+before and after it. A change is therefore refused if another process changed the same people first, and its inverse
+undoes it.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ class StoredPhoto:
 
 
 class PersonChange(NamedTuple):
-    """A person before and after a change; None if the person does not exist. The id of a new person is 0 or less."""
+    """A person's state before and after a change; None where the person does not exist. A new person's id is 0 or less."""
 
     id: int
     before: PersonState | None
@@ -135,9 +136,9 @@ class Conflict(GalleryError):
 
 
 class NoSuchCollection(GalleryError):
-    """The store has no collection of that name; `collections` are the existing ones.
+    """The store has no collection of that name; `collections` are the names of those it has.
 
-    `removed` is the name of a collection that was removed while it was open.
+    `removed` is the name of the collection if it was removed while it was open, otherwise empty.
     """
 
     def __init__(self, message: str, collections: Sequence[str], removed: str = "") -> None:
@@ -178,7 +179,7 @@ class Store(Protocol):
         """Close the store; all changes are already stored."""
 
     def version(self) -> int:
-        """Return a number that differs after every change of the people by this or another process."""
+        """Return a number that changes with every change of the people, by this or another process."""
 
     def collections(self) -> list[str]:
         """Return the names of all collections of the store."""
@@ -199,7 +200,7 @@ class Store(Protocol):
         """Return people sorted by the code points of their names: at most `limit` after the name `after`."""
 
     def get(self, ids: Sequence[int]) -> list[StoredPerson]:
-        """Return the people with these ids, in the order of `ids`, leaving out unknown ones."""
+        """Return the people with these ids, in the order of `ids`, leaving out unknown ids."""
 
     def find(self, name: str) -> StoredPerson | None:
         """Return the person with that name, or None."""
@@ -241,12 +242,12 @@ class Store(Protocol):
     def erase(self, people: Sequence[int] | None = None, *, before: float | None = None) -> int:
         """Erase removed photos and people permanently, also from the disk; return how many photos were erased.
 
-        `people` limits it to people with these ids, and `before`, in seconds since 1970 (UTC), to what was removed before
-        that time. In the log, a random name replaces each person; actors and times stay.
+        `people` limits the erasure to people with these ids, and `before`, in seconds since 1970 (UTC), to what was
+        removed before that time. In the log, a random name replaces each person; actors and times stay.
         """
 
     def drop(self) -> None:
-        """Erase the collection itself with all people, removed people, settings and log, also from the disk.
+        """Erase the whole collection, also from the disk: all people, removed people, settings and the log.
 
         Stores that have it open raise `NoSuchCollection` from then on.
         """

@@ -6,13 +6,15 @@ the log. Qdrant has no transactions; `qdrant_ledger` explains how changes are at
 
 Guarantees and limits:
 
-- If two processes change the gallery at the same moment, one is first and the other reads again. If they change the same
-  person, `apply` raises `Conflict`. No update is lost, no name is given twice, no photo has two owners.
+- If two processes change the gallery at the same moment, one commits first, and the other reads again and retries. If
+  they change the same person, `apply` raises `Conflict`. No update is lost, no name is given twice, no photo has two
+  owners.
 - All changes of a collection pass through one point, so more processes do not make them faster.
-- If a process dies, or loses the server, in the middle of a change, the change is either done or not: the next process that
-  reads or writes finishes it. After a `GalleryError` of the connection the caller must read again to know which.
-- A search during a change may find a person as they were before it, or by both their old and their new row, of which the
-  more similar one counts.
+- If a process dies, or loses the server, in the middle of a change, the change is either committed or not; the next
+  process that reads or writes finishes a committed change. After a `GalleryError` of the connection the caller must
+  read again to know which.
+- A search during a change may find a person's old row, or both the old and the new row; then the more similar row
+  counts.
 - Erased points cannot be found any more; their bytes leave the server's disk later, when it rewrites the segment.
 - With several replicas these guarantees depend on the server's promise that writes with strong ordering pass through one
   leader. This was tested without a cluster, against Qdrant's in-memory client, which does not have a server's durability.
@@ -66,7 +68,7 @@ from facespace.identification.stores.qdrant_server import Server, models, parts
 
 _PERSON = (equal("kind", "person"), equal("state", LIVE))
 _PAGE = 100  # people read at once for a page of people
-_N_ATTEMPTS = 5  # to read a consistent state while others change it
+_N_ATTEMPTS = 5  # to read a consistent state while other processes change it
 _N_RECOMPUTED = 100  # people whose rows are recomputed in one change
 _TEMPLATES = "templates"
 _RECORDS = "-records"
@@ -123,7 +125,7 @@ class QdrantStore:
         self._server.close()
 
     def version(self) -> int:
-        """Return a number that differs after every change of the people of the collection."""
+        """Return a number that changes with every change of the people of the collection."""
         return self._ledger.head().seq
 
     def collections(self) -> list[str]:
@@ -136,7 +138,7 @@ class QdrantStore:
 
     def setting(self, key: str) -> Any:
         """Return a stored setting, or None."""
-        if key == _TEMPLATES:  # it is part of the head, because the rows depend on it
+        if key == _TEMPLATES:  # stored in the head, because the rows depend on it
             text = self._ledger.head().templates
             return self._reader.json(text, "the setting templates") if text else None
         found = self._server.read(self._ledger.records, [setting_point(key)])
@@ -169,7 +171,7 @@ class QdrantStore:
         self._server.insert(self._ledger.records, [point(setting_point(key), DUMMY, payload)], overwrite=overwrite)
 
     def _recompute_rows(self, head: Head) -> None:
-        """Recompute the rows of people that do not match the setting `templates`, also after an interruption."""
+        """Recompute the search rows that were not made by the setting `templates`; an interrupted call can be repeated."""
         condition = models.Filter(
             must=[*_PERSON, equal("templates", ""), at_least("n_photos", 2)],
             must_not=[equal("rows", self._reader.default_rows(head))],
@@ -203,7 +205,7 @@ class QdrantStore:
         return page
 
     def _in_order(self, level: int, known: Sequence[Any], least: Sequence[int]) -> Iterator[StoredPerson]:
-        """Yield people in order, whose first order keys match the conditions `known`, starting at the keys `least`."""
+        """Yield the people whose first `level` order keys meet `known`, by name, from the order keys `least` on."""
         if level == len(ORDER):
             condition = where(*_PERSON, *known)
             found = [self._reader.stored_person(one) for one in self._server.scroll(self._ledger.records, condition)]
@@ -225,7 +227,7 @@ class QdrantStore:
             start = last + 1
 
     def get(self, ids: Sequence[int]) -> list[StoredPerson]:
-        """Return the people with these ids, in the order of `ids`, leaving out unknown ones."""
+        """Return the people with these ids, in the order of `ids`, leaving out unknown ids."""
         self._ledger.head()
         found = {}
         for part in parts([int(one) for one in ids]):
@@ -262,7 +264,7 @@ class QdrantStore:
         return sorted((self._reader.photo(one).photo for one in found), key=lambda one: one.id)
 
     def embeddings(self, photos: Sequence[int]) -> npt.NDArray[np.float32]:
-        """Return the vectors (n,D) of photos, including removed ones."""
+        """Return the vectors (n,D) of photos, including removed photos."""
         self._ledger.head()
         dimension = self._ledger.dimension() or 0
         found: dict[int, npt.NDArray[np.float32]] = {}
@@ -287,7 +289,7 @@ class QdrantStore:
         return self._reader.crop(found[0]) if found else None
 
     def _settled(self, collection: str, condition: Any, fields: Any = True, *, vectors: bool = False) -> list[Any]:
-        """Return all points that meet a condition, from one consistent state unless others change it all the time."""
+        """Return all points that meet a condition, in one consistent state unless other processes keep changing it."""
         found: list[Any] = []
         for _ in range(_N_ATTEMPTS):
             seq = self._ledger.head().seq
@@ -381,7 +383,7 @@ class QdrantStore:
         return log_entries(self._ledger, limit)
 
     def drop(self) -> None:
-        """Erase the collection itself, with all people, settings and log."""
+        """Erase the whole collection: all people, settings and the log."""
         with self._lock:
             self._server.remove([self._ledger.photos, self._ledger.records])
 

@@ -1,4 +1,4 @@
-"""Prepares a change of people and photos at Qdrant: applies it to the people and photos it affects, then commits it."""
+"""Prepares and commits a change at Qdrant: reads the affected people and photos, changes them, and commits the result."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from facespace.metrics.unit_vectors import to_unit_length
 
 
 class Draft:
-    """The people and photos that a change affects: as they are on the server at `head`, and as they will be."""
+    """The people and photos that a change affects: their state on the server at `head`, and their new state."""
 
     def __init__(self, ledger: Ledger, head: Head, actor: str) -> None:
         self.ledger = ledger
@@ -72,14 +72,14 @@ class Draft:
         return None
 
     def load_people(self, ids: Iterable[int]) -> None:
-        """Read the people with these ids, including removed ones."""
+        """Read the people with these ids, including removed people."""
         for part in parts([one for one in sorted(set(ids)) if one > 0 and one not in self.people]):
             condition = where(equal("kind", "person"), one_of("state", [LIVE, GONE]), one_of("id", part))
             for record in self.ledger.server.scroll(self.ledger.records, condition):
                 self._keep(self.ledger.reader.person(record))
 
     def load_photos(self, ids: Iterable[int]) -> None:
-        """Read the photos with these ids, including removed ones."""
+        """Read the photos with these ids, including removed photos."""
         self._read_photos("id", [one for one in sorted(set(ids)) if one > 0], [LIVE, GONE])
 
     def load_photos_of(self, people: Iterable[int]) -> None:
@@ -126,7 +126,7 @@ class Draft:
         return key
 
     def apply(self, change: Change) -> Change:
-        """Apply a change of people and photos; return it with the ids of new people. Raise `Conflict` as `Store.apply`."""
+        """Apply a change to the draft; return it with the ids of new people. Raise `Conflict` as `Store.apply` does."""
         for what in (change.people, change.photos):
             if len({one.id for one in what}) != len(what):
                 raise ValueError("a change must name each person and each photo once")
@@ -134,7 +134,7 @@ class Draft:
         self.load_people({one.id for one in change.people} | owners)
         self.load_photos(photo.id for photo in change.photos)
         self.load_photos_of(owners)
-        # All old names and external ids are freed before any new ones are taken.
+        # All old names and external ids are freed before any new name or external id is taken.
         for one in change.people:
             self._check_person(one)
             if one.before is not None:
@@ -152,7 +152,7 @@ class Draft:
             person = self.people.get(key)
             if (person is None and key in after) or (person is not None and person.n_photos and not person.live):
                 raise Conflict(f"{self.ledger.server.name}: a photo would have no owner; try again")
-            if person is not None and person.live and not person.n_photos:  # cannot be identified
+            if person is not None and person.live and not person.n_photos:  # could never be identified
                 raise Conflict(f"{self.ledger.server.name}: a person would have no photos; try again")
         return dataclasses.replace(change, people=people, photos=tuple(photos))
 

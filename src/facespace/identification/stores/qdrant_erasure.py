@@ -25,7 +25,7 @@ _STALE_SECONDS = 3600  # after this time, staged points of undecided changes are
 
 
 def erase_removed(draft: Draft, people: Sequence[int] | None, before: float | None) -> tuple[int, bool]:
-    """Erase removed photos and people, and their traces in the log; return how many photos, and whether it was committed."""
+    """Erase removed photos and people, also from the log; return the number of photos and whether it was committed."""
     ledger, reader, server = draft.ledger, draft.ledger.reader, draft.ledger.server
     latest = int(before) if before is not None else 2**62
     of: list[list[Any]] = [[]] if people is None else [list(part) for part in parts(people)]
@@ -66,7 +66,7 @@ def erase_removed(draft: Draft, people: Sequence[int] | None, before: float | No
 
 
 def _forget(draft: Draft, photos: dict[int, str], people: dict[int, str]) -> None:
-    """Replace erased people and photos in lines of the log by random names; these can no longer be undone."""
+    """Replace erased people and photos in lines of the log by random names; these lines can no longer be undone."""
     ledger, reader = draft.ledger, draft.ledger.reader
     condition = where(equal("kind", "log"), equal("state", LIVE))
     texts: dict[str, list[str]] = {}

@@ -4,8 +4,8 @@ A change is first written as a record (its intent), and its new points are writt
 one conditional write commits it: it makes the head point to the intent, if the head still has the number that was read
 before the change was prepared. The server applies writes to a point one by one, so if two processes change a gallery at the
 same moment, one succeeds, and the other reads again and retries. A committed change is completed even if its process dies:
-every process that sees an unfinished intent, while reading or writing, carries it out. Its steps can be repeated and may
-come late: they create no points, and they leave points alone that a later change has written.
+every process that sees an unfinished intent, while reading or writing, carries it out. Its steps can be
+repeated and may come late: they create no points and do not touch points that a later change has written.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ class Intent:
     """The effects of a change, carried out once it is committed; `head` is the head after it.
 
     `people` and `photos` are pairs of fields and the points that get them. `added_rows` and `deleted_rows` are points of
-    rows, `logs` the points of its lines in the log, `undone` the line that it undoes, and `forgotten` pairs of texts and the
-    lines that get them. `erased` are points by collection. `new_records`, `new_photos` and `new_rows` are the points to
-    stage.
+    search rows, `logs` the points of the change's lines in the log, `undone` the line that the change undoes, and
+    `forgotten` pairs of texts and the lines that get them. `erased` are points by collection. `new_records`, `new_photos`
+    and `new_rows` are the points to stage.
     """
 
     head: Head
@@ -73,7 +73,7 @@ class Intent:
     _STORED = ("people", "photos", "added_rows", "deleted_rows", "logs", "undone", "forgotten", "erased")
 
     def to_json(self) -> str:
-        """Return the fields that are needed to carry it out, as JSON."""
+        """Return the fields that are needed to carry out the intent, as JSON."""
         return json.dumps({key: getattr(self, key) for key in self._STORED}, sort_keys=True)
 
     @classmethod
@@ -175,7 +175,7 @@ class Ledger:
         self.server.insert(self.records, [point(HEAD, DUMMY, first.payload())])
 
     def commit(self, before: Head, intent: Intent) -> bool:
-        """Commit a change and carry it out; return False, with nothing changed, if another was committed since `before`."""
+        """Commit a change and carry it out; return False, with nothing changed, if another change came first."""
         entry, now = new_point(), int(time.time())
         after = dataclasses.replace(intent.head, seq=before.seq + 1, pending=entry)
         written = {"kind": "change", "seq": after.seq, "state": STAGED, "added": now, "intent": intent.to_json()}
@@ -193,7 +193,7 @@ class Ledger:
     def _was_committed(self, after: Head) -> bool:
         if self._head().pending == after.pending:
             return True
-        # A process that finished it for us has marked it as done before the head went on.
+        # A process that finished our change has marked the intent as done before it moved the head on.
         found = self.server.read(self.records, [after.pending])
         return bool(found) and self.reader.field(found[0], "state") == "done"
 

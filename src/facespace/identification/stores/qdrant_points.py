@@ -113,7 +113,7 @@ def point(key: str, vector: Sequence[float], payload: dict[str, Any]) -> Any:
 class Head:
     """The point that commits changes: the number of the last change, and the id of an unfinished intent.
 
-    `last_person`, `last_photo` and `last_log` are the last ids that were given. `templates` is a setting as JSON, or empty.
+    `last_person`, `last_photo` and `last_log` are the last ids used. `templates` is the setting of that name, or empty.
     """
 
     seq: int = 0
@@ -132,7 +132,7 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class PersonPoint:
-    """A person: `rows` says how their present rows were made, `mean` or `best`, and `gone` is the time of removal."""
+    """A person: `rows` says how the present search rows were made, `mean` or `best`; `gone` is the time of removal."""
 
     point: str
     id: int
@@ -155,7 +155,7 @@ class PersonPoint:
 
 @dataclass(frozen=True, slots=True)
 class PhotoPoint:
-    """A photo: for a removed one, `photo.person` is its last owner and `gone` the time of removal."""
+    """A photo; if it was removed, `photo.person` is its last owner and `gone` the time of removal."""
 
     point: str
     photo: StoredPhoto
@@ -165,12 +165,12 @@ class PhotoPoint:
 
     @property
     def owner(self) -> int | None:
-        """The photo's owner; None for a removed one."""
+        """The photo's owner; None if the photo was removed."""
         return self.photo.person if self.live else None
 
 
 def order_of(name: str) -> list[int]:
-    """Return numbers that sort like the code points of names, using their first 24 bytes.
+    """Return numbers that sort like the code points of names; only the first 24 bytes of a name count.
 
     >>> order_of("Ada") < order_of("Adam") < order_of("Zoë") < order_of("王")
     True
@@ -191,7 +191,7 @@ def photo_payload(entry: Entry, photo: int, person: int, added: int, actor: str)
 
 
 class Reader:
-    """Reads payloads and checks them, because others may write to the server; `GalleryError` for invalid ones."""
+    """Reads and checks payloads, which other programs may have written; raises `GalleryError` if one is invalid."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -201,7 +201,7 @@ class Reader:
         return GalleryError(f"{self._name}: damaged ({what})")
 
     def head(self, record: Any) -> Head:
-        """Return the head; raise `GalleryError` for one of a newer facespace."""
+        """Return the head; raise `GalleryError` if a newer facespace wrote it."""
         payload = self._payload(record)
         version = self.integer(payload.get("format"))
         if version > FORMAT:

@@ -41,7 +41,7 @@ def nearest_people(ledger: Ledger, probes: npt.NDArray[np.float32], k: int) -> N
 
 
 def _rank(ledger: Ledger, probe: npt.NDArray[np.float32], records: Sequence[Any], best: Nearest) -> int:
-    """Fill `best`, each (k,), for one probe (D,) from points of rows; return the number of their people."""
+    """Write the best of the rows for one probe (D,) into `best` (k,); return the number of people the rows belong to."""
     reader = ledger.reader
     vectors = reader.vectors(records, len(probe)).astype(np.float32)
     ids = np.array([reader.integer(reader.field(one, "person")) for one in records], np.int64)

@@ -23,7 +23,7 @@ except ImportError as error:  # pragma: no cover - the extra is installed where 
     ) from None
 
 KEY_VARIABLE = "FACESPACE_QDRANT_API_KEY"
-_OLDEST = (1, 17)  # the first server with `insert_only`; older ones ignore it, and would overwrite
+_OLDEST = (1, 17)  # the first server with `insert_only`; older servers ignore it, and would overwrite points
 _PAGE = 1000  # points of one answer
 _BATCH = 500  # points of one write request
 _PROBES = 64  # of one search request
@@ -207,7 +207,7 @@ class Server:
     # Points
 
     def remove(self, collections: Sequence[str]) -> None:
-        """Delete collections with all their points; missing ones are skipped."""
+        """Delete collections with all their points; missing collections are skipped."""
         there = set(self.collections())
         with self._errors():
             for one in collections:
@@ -249,7 +249,7 @@ class Server:
                 return
 
     def insert(self, collection: str, points: Sequence[Any], *, overwrite: bool = False) -> None:
-        """Write points; existing ones stay unchanged unless `overwrite`."""
+        """Write points; existing points stay unchanged unless `overwrite` is set."""
         mode = models.UpdateMode.UPSERT if overwrite else models.UpdateMode.INSERT_ONLY
         with self._errors():
             for part in parts(points):

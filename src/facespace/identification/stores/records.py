@@ -48,7 +48,7 @@ class Counts(NamedTuple):
     remarks: tuple[str, ...] = ()
 
     def plus(self, other: Counts) -> Counts:
-        """Return the sum of both counts.
+        """Return the sums of these counts and `other`.
 
         >>> Counts(1, remarks=("a",)).plus(Counts(2, 3)).new_people
         3
@@ -71,11 +71,11 @@ class Joined(NamedTuple):
 def joined(
     record: PersonRecord, held: PersonState | None, digests: Collection[str], is_free: Callable[[str], bool]
 ) -> Joined:
-    """Merge `record` with the person of the same name in a store; merging it twice gives the same result.
+    """Merge `record` with the person of the same name in a store; merging twice gives the same result.
 
-    `held` is the state of that person in the store, or None, and `digests` are the digests of their photos. New photos are
-    added, except those that were rejected in the store. Where both have a value, the store's value is kept. `is_free` says
-    whether no other person in the store has an external id.
+    `held` is the state of that person in the store, or None; `digests` are those of the person's photos there. New photos
+    are added, except those that were rejected in the store. If `record` and the store both have a value for a field, the
+    store's value is kept. `is_free` says whether no other person in the store has an external id.
     """
     remarks: tuple[str, ...] = ()
     external_id = record.state.external_id if held is None else held.external_id or record.state.external_id
@@ -98,7 +98,7 @@ def joined(
     return Joined(state, new, Counts(0, 1, len(new), n_known, n_rejected, remarks))
 
 
-@functools.lru_cache(4096)  # photos of one import share theirs
+@functools.lru_cache(4096)  # many photos of one import have the same time
 def seconds_of(time: str) -> int:
     """Return a UTC time, written as stores return it, in seconds since 1970; raise `ValueError` for anything else.
 

@@ -26,7 +26,7 @@ _SCRYPT = {"n": 2**15, "r": 8, "p": 1, "maxmem": 2**26}
 
 
 class Sealing(Protocol):
-    """Converts values to and from their stored form. `open` and `open_text` raise `ValueError` for values of another key."""
+    """Converts values to and from their stored form. `open` and `open_text` raise `ValueError` if the key is wrong."""
 
     encrypted: bool
 
@@ -43,10 +43,10 @@ class Sealing(Protocol):
         """Return the text that `seal_text` was given."""
 
     def key_of(self, data: bytes) -> bytes:
-        """Return the search key of bytes, equal for equal bytes; 32 bytes with encryption."""
+        """Return the search key of bytes: equal bytes have equal keys. With encryption it is a hash of 32 bytes."""
 
     def key_of_text(self, text: str) -> str:
-        """Return the search key of a text, equal for equal texts."""
+        """Return the search key of a text: equal texts have equal keys."""
 
 
 class Plain:
@@ -136,7 +136,7 @@ class Encrypted:
 
 
 def new_sealing() -> tuple[Sealing, dict[str, str] | None]:
-    """Return the sealing of a new gallery and its parameters for the file; encrypted if the variable contains a key."""
+    """Return the sealing of a new gallery and its parameters for the file; it encrypts if FACESPACE_GALLERY_KEY is set."""
     key = os.environ.get(VARIABLE, "")
     if not key:
         return Plain(), None

@@ -33,7 +33,7 @@ from facespace.identification.stores.protocol import (
 from facespace.identification.stores.sql_tables import Cursor, Row
 from facespace.identification.stores.sql_values import SqlValues
 
-_KEPT_TOUCHED = 100_000  # changes that a process may be behind before it must read all people again
+_KEPT_TOUCHED = 100_000  # changes that are kept; a process that missed more must read all people again
 _KEPT_LOG = 1_000  # enrolments that can be undone; other changes stay in the log
 _VALUES_PER_STATEMENT = 500  # ids in one statement
 
@@ -51,11 +51,11 @@ class SqlStore(SqlValues):
 
     @abstractmethod
     def _write(self) -> contextlib.AbstractContextManager[Cursor]:
-        """Enter an atomic write transaction, one at a time; it is on disk when the context ends without an error."""
+        """Enter an atomic write transaction, one at a time; changes are on disk when the context ends without an error."""
 
     @abstractmethod
     def _people_changed(self, cursor: Cursor, people: Sequence[int]) -> None:
-        """Update derived data of these people within the change of their photos."""
+        """Update data derived from the photos of these people, within the same transaction."""
 
     @abstractmethod
     def nearest(self, probes: npt.NDArray[np.float32], k: int) -> Nearest:
@@ -84,7 +84,7 @@ class SqlStore(SqlValues):
             return [self._text(name) for (name,) in cursor.rows("SELECT name FROM collection ORDER BY name")]
 
     def version(self) -> int:
-        """Return a number that differs after every change of the people of any collection."""
+        """Return a number that changes with every change of the people of any collection."""
         with self._read() as cursor:
             return self._seq(cursor)
 
@@ -131,7 +131,7 @@ class SqlStore(SqlValues):
             return self._people_of(self._of_table(rows))
 
     def get(self, ids: Sequence[int]) -> list[StoredPerson]:
-        """Return the people with these ids, in the order of `ids`, leaving out unknown ones."""
+        """Return the people with these ids, in the order of `ids`, leaving out unknown ids."""
         found: dict[int, StoredPerson] = {}
         with self._read() as cursor:
             for part in _parts(ids):
@@ -159,7 +159,7 @@ class SqlStore(SqlValues):
         return people[0] if people else None
 
     def _of_table(self, rows: Iterable[Row]) -> Iterator[Row]:
-        """Yield the table's columns of rows that were found by an index; raise `GalleryError` if table and index differ."""
+        """Yield the columns of rows found by an index; raise `GalleryError` if the table and the index differ."""
         for *columns, gone, name, indexed in rows:
             if gone is not None or name != indexed:
                 raise self._damaged("names in the table and in its index differ; was it copied during a change?")
@@ -202,7 +202,7 @@ class SqlStore(SqlValues):
         ]  # fmt: skip
 
     def embeddings(self, photos: Sequence[int]) -> npt.NDArray[np.float32]:
-        """Return the vectors (n,D) of photos, including removed ones."""
+        """Return the vectors (n,D) of photos, including removed photos."""
         found: dict[int, bytes] = {}
         with self._read() as cursor:
             for part in _parts(photos):
@@ -325,7 +325,7 @@ class SqlStore(SqlValues):
         return n_photos
 
     def drop(self) -> None:
-        """Erase the collection itself, with all people, settings and log."""
+        """Erase the whole collection: all people, settings and the log."""
         people = "SELECT id FROM person WHERE collection = ?"
         own = (self._collection_id,)
         with self._write() as cursor:
@@ -370,7 +370,7 @@ class SqlStore(SqlValues):
         return self._integer(rows[0][0])
 
     def _making(self, cursor: Cursor, text: str, actor: str = "") -> int:
-        """Return the id of a row of `making`: the runtime that computed vectors, and the actor who enrolled them."""
+        """Return the id of the row of `making` for a runtime (`text`) and the actor who enrolled; insert it if missing."""
         actor = actor or actor_name()
         rows = cursor.rows("SELECT id FROM making WHERE text = ? AND actor = ?", (text, actor))
         if rows:

@@ -15,7 +15,7 @@ from facespace.identification.stores.records import Counts, PersonRecord, PhotoR
 from facespace.identification.stores.sql import SqlStore
 from facespace.identification.stores.sql_tables import Cursor, Row
 
-_VALUES_PER_STATEMENT = 500  # in one statement
+_VALUES_PER_STATEMENT = 500
 
 
 def read_people(store: SqlStore, people: Sequence[StoredPerson]) -> Iterator[PersonRecord]:
@@ -109,7 +109,7 @@ def _known(store: SqlStore, cursor: Cursor, people: Sequence[PersonRecord]) -> d
 
 
 def _external_ids(store: SqlStore, cursor: Cursor, people: Sequence[PersonRecord]) -> dict[str, int]:
-    """Return the owners' ids by the external ids, as the column stores them."""
+    """Return which people in the store have these external ids: external id as stored → person."""
     found: dict[str, int] = {}
     keys = [store._sealing.key_of_text(one.state.external_id) for one in people if one.state.external_id]
     for part in _parts(keys):
@@ -124,7 +124,7 @@ def _is_free(store: SqlStore, taken: dict[str, int], held: StoredPerson | None) 
 
 
 def _set_state(store: SqlStore, cursor: Cursor, person: int, state: PersonState) -> int:
-    """Change a person's fields; return the change of the sum of stamps."""
+    """Change a person's fields; return the difference between the new and the old stamp."""
     ((before,),) = cursor.rows("SELECT stamp FROM person WHERE id = ?", (person,))
     stamp = tally.new_stamp()
     sql = "UPDATE person SET name = ?, external_id = ?, extra = ?, stamp = ? WHERE id = ?"

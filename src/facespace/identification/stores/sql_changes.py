@@ -24,7 +24,7 @@ def apply_change(store: SqlValues, cursor: Cursor, change: Change) -> tuple[Chan
             raise ValueError("a change must name each person and each photo once")
     now, (n_people, n_photos), sum_ = int(time.time()), store._counts(cursor), store._tally(cursor)
     ids: dict[int, int] = {}
-    # All old names and external ids are freed before any new ones are taken.
+    # All old names and external ids are freed before any new name or external id is taken.
     for one in change.people:
         sum_ -= _check_person(store, cursor, one)
         if one.before is not None:
@@ -138,7 +138,7 @@ def _name_in(change: PersonChange) -> str:
 
 
 def logged_change(store: SqlValues, cursor: Cursor, kind: Any, stored: Any) -> tuple[Change | None, str]:
-    """Return the change of a row of the log, and its line for the user if the row has none, as for enrolments."""
+    """Return the change of a row of the log, and a line for the user if it is an enrolment, whose row has no text."""
     if stored is None:
         return None, ""
     value = store._object(store._opened(stored), "a change in the log")

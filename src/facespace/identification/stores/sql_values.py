@@ -163,7 +163,7 @@ class SqlValues(ABC):
 
 
 def _squared_lengths(vectors: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:
-    """Return the sums of squares (n,) of vectors (n,D); a large number for vectors that are not finite."""
+    """Return the sums of squares (n,) of vectors (n,D); a vector that is not finite gives a large number."""
     found = np.empty(len(vectors), np.float32)
     # NumPy's conversion from float16 to float32 takes three times as long. The bits without the sign move to their places
     # in float32, whose exponent bias is larger by 112.

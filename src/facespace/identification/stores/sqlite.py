@@ -79,8 +79,8 @@ class SQLiteStore(SqlStore):
         self._retried(functools.partial(self._bring_up, create))
         for pragma in ("synchronous = EXTRA", "secure_delete = ON", "trusted_schema = OFF", "cell_size_check = ON"):
             self._connection.execute(f"PRAGMA {pragma}")
-        # SQLite's own waiting slows down to ten attempts a second, so that among many processes one may wait for half a
-        # minute. From here on `_retried` waits instead.
+        # SQLite itself retries more and more slowly, down to ten times a second, so with many processes one may wait for
+        # half a minute. From here on `_retried` waits instead.
         self._connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
         with self._read() as cursor:
             n_bytes = check_whole(self._connection, self.path, SCHEMA)
@@ -112,7 +112,8 @@ class SQLiteStore(SqlStore):
             if self._connection.execute("PRAGMA journal_mode").fetchone() == ("wal",):
                 self._connection.execute("PRAGMA journal_mode = DELETE").fetchone()
         except sqlite3.OperationalError:
-            # A connection that has read a file with a log keeps a lock until it is closed: two would wait for each other.
+            # A connection that has read a file with a log keeps a lock until it is closed: two such connections would
+            # wait for each other.
             self._connection.close()
             self._connection = _connect(self.path)
             raise
@@ -149,7 +150,7 @@ class SQLiteStore(SqlStore):
     def _retried(self, work: Any) -> Any:
         """Return the result of `work`, retrying while the file is locked.
 
-        SQLite does not wait if that would make two processes wait for each other.
+        SQLite fails at once if waiting would make two processes wait for each other.
         """
         deadline = time.monotonic() + _BUSY_SECONDS
         while True:
@@ -206,7 +207,7 @@ class SQLiteStore(SqlStore):
 
     @contextlib.contextmanager
     def _errors(self, written: Path | None = None) -> Iterator[None]:
-        """Convert SQLite's errors to `GalleryError` with one line; `written` is the file concerned if it is another one."""
+        """Convert SQLite's errors to one-line `GalleryError`s; `written` is the file to name if it is not the gallery."""
         path = written or self.path
         try:
             yield
@@ -272,7 +273,7 @@ class SQLiteStore(SqlStore):
             return index
 
     def _second_cursor(self, cursor: SQLiteCursor) -> SQLiteCursor | None:
-        """Return a cursor on another connection, for another thread, that reads the same state; None if that fails."""
+        """Return a cursor for another thread, on its own connection, that reads the same state; None if that fails."""
         connection = None
         try:
             connection = _connect(self.path, seconds=0)

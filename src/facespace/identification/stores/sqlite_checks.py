@@ -77,7 +77,7 @@ def check_whole(connection: sqlite3.Connection, path: Path, schema: Sequence[str
     (n_pages,) = connection.execute("PRAGMA page_count").fetchone()
     (page,) = connection.execute("PRAGMA page_size").fetchone()
     # Every change increases the number in `head`, which is at the beginning of the file, and adds it to `touched`. A copy of
-    # the file that was made during a change has one of them without the other.
+    # the file that was made during a change has only one of these two.
     head = connection.execute("SELECT seq FROM head").fetchall()
     (last,) = connection.execute("SELECT max(seq) FROM touched").fetchone()
     size = os.path.getsize(path)

@@ -23,8 +23,8 @@ _BATCH = 1024  # rows
 def migrate(connection: sqlite3.Connection, path: Path, version: int) -> None:
     """Convert the file from `version` to the present format; raise `GalleryError` if it is damaged.
 
-    Vectors of float32 become float16. A process that is killed leaves the old file. If another process was first, nothing
-    is done.
+    Vectors of float32 become float16. A process that is killed leaves the old file. If another process has already
+    converted the file, nothing is done.
     """
     connection.execute("PRAGMA journal_mode = DELETE").fetchone()  # removes the write-ahead log of the old format
     connection.execute("PRAGMA secure_delete = ON")

@@ -29,7 +29,7 @@ _FACES = (
 def read_index(store: SqlStore, cursor: Any, dimension: int, second_cursor: Callable[[Any], Any]) -> PeopleIndex:
     """Return the index of all people of the collection; raise `GalleryError` if the file is damaged.
 
-    `second_cursor` returns another cursor for another thread that reads the same state as its argument, or None.
+    `second_cursor` takes a cursor and returns another one, for another thread, that reads the same state, or None.
     """
     n_people, n_photos = store._counts(cursor)
     # If few people have several photos, reading the photos in file order takes a third of the time.
@@ -159,7 +159,7 @@ def _tally_of(rows: Sequence[Any]) -> int:
 def changed_rows(
     store: SqlStore, cursor: Any, dimension: int, since: int, until: int
 ) -> tuple[npt.NDArray[np.int64], Rows] | None:
-    """Return the ids of the people who changed after `since` and their present rows; None if there are too many."""
+    """Return the ids of the people who changed after number `since`, and their rows; None if too many changed."""
     if until < since or until - since > _MAX_BEHIND:
         return None
     touched = cursor.rows("SELECT seq, person FROM touched WHERE seq > ?", (since,))

@@ -60,8 +60,8 @@ class Unfit(Exception):
 def scan(cursor: Any, collection: int, dimension: int, second_cursor: Callable[[Any], Any]) -> Iterator[Photos]:
     """Yield all photos of the collection's people, in pieces without a fixed order; raise `Unfit` if a row is wrong.
 
-    `cursor` reads one state of the file, and meanwhile other connections of this process read the same state.
-    `second_cursor` returns such another cursor, or None.
+    `cursor` reads one state of the file. `second_cursor` takes it and returns a cursor on another connection that reads
+    the same state, or None.
     """
     first, last = cursor.rows("SELECT min(id), max(id) FROM face")[0]
     if first is None:
