@@ -1,4 +1,4 @@
-"""What the client returns: frozen dataclasses, made from the checked fields of an answer."""
+"""The results that the client returns, as frozen dataclasses, and the functions that read them from an answer's fields."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class EmbeddedFace(Face):
 class NamedFace(Face):
     """A face with the name of the person it shows, or None for unknown, as in the library's `Match`.
 
-    `person` is the person's id. `similarity` is the cosine similarity to the nearest person, also for an unknown face, and
-    None if no person is enrolled; the face is named if it reaches `threshold`. `reason` says why a face is unknown:
+    `person` is the person's id. `similarity` is the cosine similarity to the most similar person, for an unknown face
+    too; None if no person is enrolled. A named face has at least the similarity `threshold`. `reason` says why a face is unknown:
     `stranger`, `too_small`, `too_blurred`, `nobody_enrolled`, `ignored` or `somebody_else_here`. `unknown_id` is the id
     under which the service keeps an unknown face.
     """
@@ -45,7 +45,7 @@ class NamedFace(Face):
 class Faces(Generic[F]):
     """The faces of one photo as a sequence, the largest first.
 
-    Coordinates refer to the photo after it was turned clockwise by `turned` degrees, with its `width` and `height`.
+    Coordinates, `width` and `height` are in pixels of the photo after it was turned clockwise by `turned` degrees.
     """
 
     faces: tuple[F, ...]
@@ -68,8 +68,8 @@ class Faces(Generic[F]):
 class NamedFaces(Faces[NamedFace]):
     """The named faces of one photo, compared with `n_people` people.
 
-    `strangers_named` is the share of strangers who are given a name at the threshold. If several photos were sent and one
-    cannot be used, its result has a `code`, an `error` and no faces.
+    `strangers_named` is the share of strangers who are given a name at the threshold. If several photos were sent, the
+    result of a photo that cannot be used has a `code`, an `error` and no faces.
     """
 
     n_people: int = 0
@@ -82,9 +82,9 @@ class NamedFaces(Faces[NamedFace]):
 class Verdict:
     """Whether two faces show the same person: `same` is True if their cosine `similarity` reaches `threshold`.
 
-    `false_match_rate` is the share of pairs of different people that reach this threshold, if known. `qualities` are those
-    of the two faces. If several photos were compared and one cannot be used, its result has a `code` and an `error`, and
-    `same` is False.
+    `false_match_rate` is the share of pairs of different people that reach this threshold, if known. `qualities` are
+    the known quality scores of the compared faces. If several photos were compared, the result of a photo that cannot be
+    used has a `code` and an `error`, and `same` is False.
     """
 
     similarity: float | None
@@ -294,7 +294,7 @@ def _box(fields: Fields) -> Box:
 
 
 def read_named_faces(fields: Fields, gallery: Fields | None = None) -> NamedFaces:
-    """Read the named faces of one photo. `gallery` has the model and thresholds, if the answer is about several photos."""
+    """Read the named faces of one photo. In an answer about several photos, `gallery` has the fields that all share."""
     image, gallery = fields.inner("image"), gallery or fields
     return NamedFaces(
         tuple(read_named_face(face) for face in fields.each("faces")),
@@ -349,7 +349,7 @@ def read_enrolment(fields: Fields) -> Enrolment:
 
 
 def read_change(fields: Fields) -> Change:
-    """Read the result of a change. The answer is the person itself, or contains one or two people."""
+    """Read the result of a change. The answer is a person, or has the fields `person` and `other`."""
     person, other = fields.inner_or_none("person"), fields.inner_or_none("other")
     if person is None and fields.text("id", None) is not None:  # the answer is the person
         return Change(fields.whole("undo", None), read_person(fields))

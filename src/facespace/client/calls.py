@@ -44,18 +44,18 @@ class Calls:
         return Call("POST", path, self._query(query), headers, form=form, repeatable=True)
 
     def change(self, path: str, body: dict[str, Any], person: Person | str | None = None) -> Call:
-        """Return a request for a change, of `person` in the state that was read. The service recognises a repetition."""
+        """Return a request for a change. A change of a `Person` is refused if somebody else has changed the person since."""
         headers = {"Idempotency-Key": uuid.uuid4().hex}
         if person is not None:
             headers |= if_match(person)
         return Call("POST", path, self._query({}), headers, json=body, repeatable=True)
 
     def edit(self, path: str, person: Person | str, changes: dict[str, Any]) -> Call:
-        """Return a request that edits a person. It is not repeated if it may have arrived."""
+        """Return a request that edits a person. The request is not repeated if it may have arrived."""
         return Call("PATCH", path, self._query({}), if_match(person), json=changes)
 
     def remove(self, path: str, person: Person | str | None = None) -> Call:
-        """Return a request that removes something. It is not repeated if it may have arrived."""
+        """Return a request that removes something. The request is not repeated if it may have arrived."""
         return Call("DELETE", path, self._query({}), {} if person is None else if_match(person))
 
     def _query(self, query: dict[str, Any]) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def enrolment_form(
 
 
 def photo_form(photos: Sequence[Source], texts: Sequence[tuple[str, str]] = (), others: Sequence[Source] = ()) -> Form:
-    """Return a form with photos, and with `others` to compare them with."""
+    """Return a form with `texts`, the photos as `photo`, and the photos to compare them with as `other`."""
     named: list[tuple[str, Picture]] = [("photo", picture_of(photo)) for photo in photos]
     return Form(texts, named + [("other", picture_of(other)) for other in others])
 
@@ -90,7 +90,7 @@ def path_of(person: Person | str, *more: str) -> str:
 
 
 def if_match(person: Person | str) -> dict[str, str]:
-    """Return the `If-Match` header: the state of a `Person`, or any state if only the id is given."""
+    """Return the `If-Match` header: the `etag` of a `Person`, or `*` (any state) for an id."""
     etag = person.etag if isinstance(person, Person) else ""
     return {"If-Match": f'"{etag}"' if etag else "*"}
 
@@ -110,7 +110,7 @@ def id_of(one: Any) -> str:
 def segment(text: str) -> str:
     """Quote text as one segment of a path.
 
-    Raises `ValueError` for text that could lead to another path, because servers decode `%2F`.
+    Raises `ValueError` for text that could lead to another path. Quoting a slash does not help: servers decode `%2F`.
 
     >>> segment("zoë?")
     'zo%C3%AB%3F'

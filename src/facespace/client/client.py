@@ -55,7 +55,7 @@ class Client:
 
     `key` is the API key printed by `facespace serve key create`; a service on this machine may not need one. `collection`
     is the collection of people that all methods use. `timeout` is the number of seconds that a step of a request may take.
-    A request that does not reach the service, or for which it is too busy, is repeated up to `retries` times, with the
+    A request is repeated up to `retries` times if it does not reach the service or the service is too busy, with the
     pauses that the service asks for. A request that may have changed something is only repeated if the service can
     recognise the repetition.
 
@@ -291,7 +291,7 @@ class Client:
         return self._edit(person, {name: value for name, value in changes.items() if value is not None})
 
     def merge(self, into: Person | str, others: Sequence[Person | str]) -> Change:
-        """Merge `others` into one person, who gets all their photos."""
+        """Merge the people `others` into the person `into`, who gets all their photos."""
         body: dict[str, Any] = {"others": [id_of(other) for other in others]}
         etags = [other.etag for other in others if isinstance(other, Person) and other.etag]
         if len(etags) == len(others):
@@ -305,7 +305,7 @@ class Client:
     def reject(self, person: Person | str, photos: Sequence[StoredPhoto | str], to: str | None = None) -> Change:
         """Mark photos as not showing the person.
 
-        They are removed, or moved to the person called `to`, and never enrolled for this person again.
+        The photos are removed, or moved to the person called `to`. They are never enrolled for this person again.
         """
         body: dict[str, Any] = {"photos": [id_of(photo) for photo in photos]}
         return self._change(person, "reject", body if to is None else {**body, "to": to})
@@ -315,11 +315,11 @@ class Client:
         return read_change(self._ask(self._calls.remove(path_of(person), person)))
 
     def remove_photo(self, person: Person | str, photo: StoredPhoto | str) -> Change:
-        """Remove one photo; with the last photo also the person."""
+        """Remove one photo of a person. Removing the last photo removes the person."""
         return read_change(self._ask(self._calls.remove(path_of(person, "photos", id_of(photo)), person)))
 
     def erase(self, person: Person | str) -> int:
-        """Permanently erase a person, also from the service's disk; return the number of photos. It cannot be undone."""
+        """Permanently erase a person, also from the service's disk; return the number of erased photos."""
         return int(self._ask(self._calls.change(path_of(person, "erase"), {}, person)).whole("erased"))
 
     def log(self, limit: int = 20) -> list[LogEntry]:
@@ -364,7 +364,7 @@ class Client:
         return self._transport.content(call, "image/png", MAX_CROP)
 
     def search_unknowns(self, photo: Source, *, limit: int = 20) -> list[list[Alike]]:
-        """Return for each face of a photo the unknown faces above the threshold, most similar first."""
+        """Return, for each face of a photo, the unknown faces that are similar enough to it, most similar first."""
         fields = self._ask(self._calls.look("/v1/unknowns/search", photo, limit=limit))
         return [[read_alike(one) for one in face.each("matches")] for face in fields.each("faces")]
 

@@ -17,8 +17,8 @@ _NEEDED: Any = object()
 class Fields:
     """One JSON object of an answer. In messages, `where` names the service and `path` the object.
 
-    Every method returns a field after checking it, and raises `ServiceError` for a wrong value. A field with a `default`
-    may be missing or null.
+    Every method returns a field after checking it, and raises `ServiceError` for a wrong value. With a
+    `default`, the field may be missing or null; then the default is returned.
 
     >>> answer = Fields({"name": "Ada", "n_photos": 3}, "http://localhost:8000")
     >>> answer.text("name"), answer.whole("n_photos")
@@ -79,11 +79,11 @@ class Fields:
         return self._take(name, default, "a JSON object", lambda value: isinstance(value, dict))  # type: ignore[no-any-return]
 
     def inner(self, name: str) -> Fields:
-        """Return an object in this one."""
+        """Return a JSON object."""
         return Fields(self._take(name, _NEEDED, "a JSON object", lambda _: True), self._where, self._name(name))
 
     def inner_or_none(self, name: str) -> Fields | None:
-        """Return an object in this one, or None if it is missing or null."""
+        """Return a JSON object, or None if the field is missing or null."""
         return None if self._values.get(name) is None else self.inner(name)
 
     def each(self, name: str, default: Any = _NEEDED) -> Iterator[Fields]:

@@ -27,10 +27,10 @@ ENROLLED = ("added", "already_known")
 
 
 class Journal:
-    """The journal at `path`, which is created if missing. Lines are appended at once and never changed.
+    """The journal file at `path`, which is created if missing. Each result is appended at once; no line is ever changed.
 
-    A line that was cut off by a crash is ignored. Threads may share a journal. Raises `FacespaceError` for any other file,
-    which is not changed.
+    A line that was cut off by a crash is ignored. Threads may share a journal. Raises `FacespaceError` if the file exists
+    but is not a journal; the file is left unchanged.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:

@@ -35,7 +35,7 @@ _MEDIA_TYPES = {
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """The bytes of an image file, with its media type and the last part of its path, which are sent too."""
+    """An image to send: the bytes of an image file, a file name without folders, and the media type."""
 
     data: bytes
     filename: str
@@ -102,7 +102,7 @@ def _file_at(path: str) -> bytes:
         if status.st_size > MAX_PHOTO:
             raise ImageError(path, _too_large(status.st_size))
         with open(path, "rb") as stream:
-            return stream.read(status.st_size)  # `read` allocates this size, so not `MAX_PHOTO`
+            return stream.read(status.st_size)  # not `MAX_PHOTO`: `read` allocates as much as it is given
     except (OSError, ValueError) as error:  # ValueError: an invalid file name
         missing = isinstance(error, (FileNotFoundError, NotADirectoryError))
         said = getattr(error, "strerror", None) or str(error)

@@ -25,16 +25,16 @@ from facespace.io.text import one_line
 if TYPE_CHECKING:
     import httpx
 
-MAX_ANSWER = 2**26  # bytes of a JSON answer; three times that of 100 photos of 100 faces with embeddings
+MAX_ANSWER = 2**26  # bytes of a JSON answer; 100 photos of 100 faces with embeddings take a third of it
 MAX_FILE = 2**34  # bytes of an export, which is streamed to a file
 _MAX_PROBLEM = 2**16  # bytes of an error answer
-_DETAIL = 500  # characters of its text in a message
+_DETAIL = 500  # characters of an error answer's text that a message shows
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 _CONNECT_SECONDS = 10.0
 _FIRST_WAIT, _LONGEST_WAIT = 0.25, 30.0  # seconds before a request is repeated
 _FILE_SECONDS = 86_400.0  # longest time for an export, as long as data keeps coming
 _BUSY = (429, 503)  # the service has not started on the request
-_PROXY_FAILED = (502, 504)  # the service may have started on it
+_PROXY_FAILED = (502, 504)  # the service may have started on the request
 
 
 class PlainTextWarning(UserWarning):
@@ -115,7 +115,7 @@ class Transport:
         self._send(call, lambda response: self._whole(response, None, MAX_ANSWER))
 
     def write_to(self, call: Call, write: Callable[[bytes], object]) -> None:
-        """Send a request, and pass the answer to `write` in parts. It is not repeated after the first part."""
+        """Send a request, and pass the answer to `write` in parts. The request is not repeated after the first part."""
         begun = False
 
         def pass_on(response: httpx.Response) -> bytes:
@@ -232,7 +232,7 @@ class Transport:
         return b"".join(self._parts(response, most, seconds=self._timeout))
 
     def _parts(self, response: httpx.Response, most: int, *, seconds: float) -> Iterator[bytes]:
-        """Yield the body as it arrives. Raises `ServiceError` after `most` bytes, or a timeout after `seconds`."""
+        """Yield the body in parts as they arrive. Raises `ServiceError` after `most` bytes, `ReadTimeout` after `seconds`."""
         if (encoding := response.headers.get("Content-Encoding", "identity").lower()) != "identity":
             raise ServiceError(
                 f"{self.url}: the answer is compressed ({one_line(encoding)[:40]}), which was not requested",

@@ -1,4 +1,4 @@
-"""Who may call a route: `allowed(role)` is the dependency that every route except the public ones has."""
+"""Access control: every route except the public ones has the dependency `allowed(role)`, which checks the caller's key."""
 
 from __future__ import annotations
 
@@ -94,9 +94,9 @@ def key_text(request: Request) -> str | None:
 
 
 def is_open(service: Service) -> bool:
-    """Return whether every caller may do everything: on a loopback address, until the first key is made.
+    """Return whether callers need no key: the service listens on a loopback address and no key has been made yet.
 
-    This is never the case behind a proxy, whose requests come from this machine, whoever sent them.
+    Behind a proxy, callers always need a key, because requests from anywhere reach the service from this machine.
     """
     settings = service.settings
     if settings.forwarded_from or settings.root_path or not is_loopback(settings.host):
@@ -117,7 +117,7 @@ def is_loopback(host: str) -> bool:
 
 
 def authenticate(request: Request) -> Caller:
-    """Return the caller of a request. Raise `Problem` 401 if a key is needed and the request has no valid one."""
+    """Return the caller of a request. Raise `Problem` 401 if its key is not valid, or if it has no key but needs one."""
     service = service_of(request)
     text = key_text(request)
     record = service.keys.check(text) if text else None
@@ -133,7 +133,7 @@ def authenticate(request: Request) -> Caller:
 
 
 def counted_caller(request: Request) -> Caller:
-    """Return the caller, and count the request. Requests without a valid key count for their address."""
+    """Return the caller, and count the request. Requests without a valid key are counted by their address."""
     try:
         caller = authenticate(request)
     except Problem:
@@ -144,7 +144,7 @@ def counted_caller(request: Request) -> Caller:
 
 
 def take_rate(request: Request, caller: Caller | None) -> None:
-    """Count a request against its key, or its address if it has no key. Raise `Problem` 429 if there were too many."""
+    """Count a request against its key, or its address if it has no key. Raise `Problem` 429 for too many requests."""
     rates = service_of(request).rates
     seconds = rates.take(caller.key_id if caller and caller.key_id else address_of(request))
     if seconds > 0:
@@ -175,7 +175,7 @@ def authorize(request: Request, caller: Caller, needs: Needs) -> None:
 
 
 def named_collection(request: Request) -> str:
-    """Return the collection that a request names. Raise `Problem` 400 if it names several."""
+    """Return the collection that a request names, or "default". Raise `Problem` 400 if it names several."""
     named = request.query_params.getlist("collection")
     if len(named) > 1:
         raise Problem(400, "malformed", f"collection must be given once, got {len(named)} values")

@@ -1,4 +1,4 @@
-"""Limits that a request must keep before any work is done for it: the size of its body, time, and space for its photos.
+"""Limits on a request's body, its time, and the number of waiting photos, applied before any work is done for it.
 
 Every request is refused as early as possible: by its Content-Length, by the number of photos that wait, and otherwise while
 its body arrives.
@@ -23,7 +23,7 @@ MAX_HELD_BODIES = 2**28  # bytes of all bodies in memory together
 MAX_TEXT = 2**20  # bytes of a body without photos, such as JSON
 MAX_DRAINED = 2**22  # bytes of a refused body that are still read, so that the client sees the answer
 MAX_IMPORT = 4 * 2**30  # bytes of an imported gallery file, which is written to the disk while it arrives
-_FILE = re.compile(r"/v1/collections/[^/]+/(import|export)")  # these may be of any size and take any time
+_FILE = re.compile(r"/v1/collections/[^/]+/(import|export)")  # larger files than other bodies, without a time limit
 _DRAIN_SECONDS = 1.0
 _SMALL_BODY = 2**16  # bytes; a body this small usually arrives together with its headers
 _SMALL_BODY_SECONDS = 0.02
@@ -31,7 +31,7 @@ _PHOTO_TYPES = (b"image/", b"multipart/", b"application/octet-stream")
 
 
 class Admission:
-    """ASGI middleware outside FastAPI. `service` returns the service, or None before it has started."""
+    """ASGI middleware that applies the limits, outside FastAPI. `service` returns the service, or None before it has started."""
 
     def __init__(self, app: ASGIApp, settings: Settings, service: Callable[[], Service | None]) -> None:
         self._app = app
@@ -80,7 +80,7 @@ class Admission:
 
 
 def too_large(max_body: int) -> Problem:
-    """Return `Problem` 413 for a body."""
+    """Return `Problem` 413 for a body of more than `max_body` bytes."""
     return Problem(413, "too_large", f"a request may have at most {max_body:,} bytes")
 
 
@@ -124,7 +124,7 @@ class _Passage:
                 await self.answer(self._late())
 
     def end(self) -> None:
-        """Stop the time limit."""
+        """Cancel the timer of the time limit."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -12,7 +12,7 @@ from facespace.server.state import State
 
 KEPT_SECONDS = 24 * 3600.0
 LEASE_SECONDS = 15.0
-MAX_ANSWER = 2**17  # bytes of a kept answer; a larger one is only recorded as given
+MAX_ANSWER = 2**17  # bytes of a kept answer; of a larger answer, only the fact that it was given is kept
 MAX_ANSWERS = 1_000  # the number of latest answers kept for one API key
 GONE = 0  # the status of an answer that was given but is not kept
 
@@ -73,13 +73,13 @@ class Answers:
         return None
 
     def renew(self, owner: str) -> None:
-        """Record that the request is still running."""
+        """Record that the request of `owner` is still running, by extending its lease."""
         with self._state.transaction(durable=False) as connection:
             sql = "UPDATE answer SET lease = ? WHERE owner = ? AND status IS NULL"
             connection.execute(sql, (time.time() + self.lease_seconds, owner))
 
     def finish(self, owner: str, answer: Answer) -> None:
-        """Keep the answer. It is on the disk when this returns."""
+        """Keep the answer to the request of `owner`. It is on the disk when this returns."""
         if len(answer.body) > MAX_ANSWER:
             answer = Answer(GONE, {}, b"")
         with self._state.transaction() as connection:
@@ -89,12 +89,12 @@ class Answers:
             )
 
     def release(self, owner: str) -> None:
-        """Forget a request that changed nothing, so that it can be sent again at once."""
+        """Delete the record of the unanswered request of `owner`, so that the client can send it again at once."""
         with self._state.transaction(durable=False) as connection:
             connection.execute("DELETE FROM answer WHERE owner = ? AND status IS NULL", (owner,))
 
     def erase(self, collection: str) -> None:
-        """Erase the answers of a collection, which may name people. It stays recorded that they were given."""
+        """Erase the contents of a collection's answers, because they may name people. The fact that they were given is kept."""
         with self._state.transaction() as connection:
             connection.execute(
                 "UPDATE answer SET status = ?, headers = NULL, body = NULL WHERE collection = ? AND status IS NOT NULL",

@@ -57,7 +57,7 @@ ROUTERS = (
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """Return the application with these settings. It makes its `Service` when it starts, and closes it when it ends."""
+    """Return the application with these settings. The application makes its `Service` when it starts, and closes the service when it ends."""
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -110,7 +110,7 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def _no_traceback(record: logging.LogRecord) -> bool:
-    """Keep all log lines except tracebacks: uvicorn's repeat at length what one line has already reported."""
+    """Keep all log lines except tracebacks. uvicorn logs one for an error that this module has already reported."""
     return not record.getMessage().startswith("Traceback")
 
 

@@ -1,7 +1,7 @@
 """Writes the audit log: the middleware that records every use of the routes that only administrators may call.
 
-It also records refused calls, and every erasure, whoever calls it. Reading is not recorded, except for exports, because
-they take data out. An entry is on the disk before the caller gets the answer.
+It also records refused calls, and every erasure, whatever role it needs. Reading is not recorded, except for exports,
+because they take data out. An entry is on the disk before the caller gets the answer.
 """
 
 from __future__ import annotations

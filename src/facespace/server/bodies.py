@@ -22,7 +22,7 @@ MAX_FIELD = 2**20  # bytes of one field
 MAX_PART_HEADERS = 2**13  # bytes of the headers of one part
 _MAX_FILENAME = 255
 _AT_ONCE = 2**20  # bytes; smaller forms are parsed without a thread
-_CURL_DEFAULT = b"application/x-www-form-urlencoded"  # of --data-binary
+_CURL_DEFAULT = b"application/x-www-form-urlencoded"  # sent by curl --data-binary
 _RAW = ("image/", "application/octet-stream", "binary/octet-stream")
 
 
@@ -37,7 +37,7 @@ class Upload:
 
 @dataclass(slots=True)
 class Form:
-    """The parts of a form: files and texts, each by the name of their field, in the order they came."""
+    """The parts of a form: the files and the texts of each field, in the order they came."""
 
     files: dict[str, list[Upload]] = field(default_factory=dict)
     fields: dict[str, list[str]] = field(default_factory=dict)
@@ -55,9 +55,9 @@ class Form:
 
 
 async def read_photos(request: Request, *, field: str = "photo", most: int | None = None) -> list[Upload]:
-    """Return the photos of a request, at least one: its raw body, or the files `photo` of its form.
+    """Return the photos of a request, at least one: the raw body, or the files in the form's field `field`.
 
-    Raise `Problem` 415 for another type of body, 413 for more than `most` photos (by default `Settings.max_photos`), 422
+    Raise `Problem` 415 for any other type of body, 413 for more than `most` photos (by default `Settings.max_photos`), 422
     `photo_needed` if there is no photo, 400 for a broken form.
     """
     form = await read_form(request, raw_as=field)

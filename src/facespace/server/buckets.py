@@ -23,14 +23,14 @@ _WAYS = 8  # slots in which a caller may be stored
 
 
 class Buckets(Protocol):
-    """The number of tokens each caller had, and when. Hold `lock` while reading and writing one back."""
+    """Stores each caller's tokens and the time when they were counted. Hold `lock` from a `read` until its `write`."""
 
     @property
     def lock(self) -> contextlib.AbstractContextManager[object]:
         """Exclude other threads, and other processes if they share the buckets."""
 
     def read(self, caller: str) -> tuple[float, float] | None:
-        """Return the tokens and the time of a caller, or None for a new one."""
+        """Return a caller's tokens and the time when they were counted, or None for a new caller."""
 
     def write(self, caller: str, tokens: float, now: float) -> None:
         """Set the tokens and the time of a caller."""
@@ -44,7 +44,7 @@ class MemoryBuckets:
         self._held: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def read(self, caller: str) -> tuple[float, float] | None:
-        """Return the tokens and the time of a caller, or None for a new one."""
+        """Return a caller's tokens and the time when they were counted, or None for a new caller."""
         return self._held.get(caller)
 
     def write(self, caller: str, tokens: float, now: float) -> None:
@@ -59,7 +59,7 @@ class SharedBuckets:
     """The buckets of all processes that open the same file, which is made with mode 0600.
 
     A caller's hash selects the eight slots of the file in which the caller may be stored. A killed process leaves no lock
-    behind, and a damaged slot counts as empty. It needs a system with `flock`. `StateError` if the file cannot be opened.
+    behind, and a damaged slot counts as empty. Needs a system with `flock`. Raises `StateError` if the file cannot be opened.
     """
 
     def __init__(self, path: Path) -> None:
@@ -94,7 +94,7 @@ class SharedBuckets:
                 fcntl.flock(self._file, fcntl.LOCK_UN)
 
     def read(self, caller: str) -> tuple[float, float] | None:
-        """Return the tokens and the time of a caller, or None for a new one."""
+        """Return a caller's tokens and the time when they were counted, or None for a new caller."""
         name = _hash(caller)
         for offset in self._offsets(name):
             held, tokens, then = _SLOT.unpack_from(self._map, offset)
@@ -103,7 +103,7 @@ class SharedBuckets:
         return None
 
     def write(self, caller: str, tokens: float, now: float) -> None:
-        """Set the tokens and the time, in the slot of the caller or of the one seen longest ago."""
+        """Set the tokens and the time of a caller, in its slot or in that of the caller seen longest ago."""
         name = _hash(caller)
         best, oldest = 0, math.inf
         for offset in self._offsets(name):

@@ -1,6 +1,5 @@
-"""An administrator's choices for a collection: the rate of strangers that may be named, and which faces are kept.
-
-The choices are in the gallery's store, so every service that uses the gallery follows them.
+"""The settings that an administrator chose for a collection: the share of strangers that may be named, and which faces
+are kept. They are in the gallery's store, so every service that uses the gallery follows them.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _MAX_DAYS = 36_500
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The choices of one collection.
+    """The settings of one collection.
 
     `rate` is the share of strangers that may be named, or None for the gallery's own rate: what `calibrate` stored, otherwise
     0.01. `unknowns_days` is the number of days for which unknown faces are kept, or None to keep none. `keep_crops` is
@@ -34,7 +33,7 @@ class Choice:
 
 
 class Choices:
-    """Reads and changes the choices of collections. Methods may block. They are safe to share between threads."""
+    """Reads and changes the settings that were chosen for collections. Methods may block. Threads may share this object."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -42,7 +41,7 @@ class Choices:
         self._read: dict[str, tuple[float, Choice]] = {}
 
     def of(self, gallery: Gallery) -> Choice:
-        """Return the choices for an open collection. Where nothing was chosen, the service's settings apply."""
+        """Return the settings of an open collection. A setting that was not chosen has the service's default."""
         name = gallery.store.collection
         with self._lock:
             then, choice = self._read.get(name, (-math.inf, None))
@@ -53,7 +52,7 @@ class Choices:
         return choice
 
     def change(self, gallery: Gallery, changes: dict[str, Any]) -> Choice:
-        """Store some of the choices, by their names. Raise `ValueError` for a value that is out of range."""
+        """Store the settings in `changes`, and leave the others unchanged. Raise `ValueError` for a wrong name or value."""
         held = gallery.store.setting(_SETTING)
         stored = {**(held if isinstance(held, dict) else {}), **changes}
         for name, value in changes.items():
@@ -65,7 +64,7 @@ class Choices:
         return self.of(gallery)
 
     def _choice(self, held: Any) -> Choice:
-        """Return the stored choices. Missing or damaged ones are replaced by the service's settings."""
+        """Return the stored settings. A missing or damaged setting gets the service's default."""
         valid = (
             {name: value for name, value in held.items() if _is_valid(name, value)} if isinstance(held, dict) else {}
         )

@@ -39,7 +39,7 @@ class Comparison(NamedTuple):
         return self.similarity >= self.threshold
 
     def entry(self) -> dict[str, Any]:
-        """Return the answer. `same` agrees with the two numbers after rounding too."""
+        """Return the answer's entry. The similarity is rounded so that it still agrees with `same`."""
         similarity, threshold = round(self.similarity, 4), round(self.threshold, 4)
         if self.same != (similarity >= threshold):
             similarity = threshold if self.same else round(threshold - 0.0001, 4)
@@ -79,7 +79,7 @@ def compare_faces(a: OneFace, b: OneFace, embedder: Embedder, rate: float | None
 
 
 def person_with(gallery: Gallery, text: str) -> StoredPerson:
-    """Return the person with an id as the API writes it. Raise `Problem` 404 if the id does not exist."""
+    """Return the person with this id, which is a number as text. Raise `Problem` 404 if the id does not exist."""
     number = int(text) if text.isascii() and text.isdigit() and len(text) < 19 else 0
     found = gallery.store.get([number]) if number else []
     if not found:
@@ -88,7 +88,7 @@ def person_with(gallery: Gallery, text: str) -> StoredPerson:
 
 
 def compare_with_person(one: OneFace, person: StoredPerson, gallery: Gallery, rate: float | None) -> Comparison:
-    """Compare a face with one person of a gallery. Blocks. `rate` is the share of strangers that may be accepted."""
+    """Compare a face with one person of a gallery. This call blocks. `rate` is the share of strangers that may be accepted."""
     photos = gallery.store.photos(person.id)
     if not photos:
         raise Problem(404, "no_such_person", "the person was removed in the meantime")

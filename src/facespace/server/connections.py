@@ -15,7 +15,7 @@ from facespace.server.problems import MEDIA_TYPE, PROBLEMS, problem_body
 if TYPE_CHECKING:
     from facespace.server.settings import Settings
 
-MAX_HEADER_BYTES = 2**16  # of one request; also of the lines between the chunks of a body, and of what follows the body
+MAX_HEADER_BYTES = 2**16  # of one request; the limit of the lines between a body's chunks, and of data after the body, too
 MAX_PIPELINED = 16  # requests of one connection that wait for the answer to an earlier one
 _LEAST_READ = 1024  # bytes of an answer that a client must read each second
 
@@ -57,7 +57,7 @@ def _limited(protocol: Any, settings: Settings) -> type[asyncio.Protocol]:
         _timer: asyncio.TimerHandle | None = None
         _reader_timer: asyncio.TimerHandle | None = None
         _n_header_bytes = 0
-        _got_on = False  # whether the latest data ended headers, or had a part of a body
+        _got_on = False  # whether the latest data completed the headers or contained a part of a body
 
         def connection_made(self, transport: asyncio.Transport) -> None:
             super().connection_made(transport)
@@ -129,7 +129,7 @@ def _limited(protocol: Any, settings: Settings) -> type[asyncio.Protocol]:
                 self._refuse("timeout", "the headers of the request did not arrive in time")
 
         def _watch_reader(self) -> None:
-            """Check regularly whether the client reads what is to be sent."""
+            """Begin regular checks that the client reads the answer; abort the connection if it reads too slowly."""
             if self._reader_timer is None:
                 self._look_again(self.transport.get_write_buffer_size())
 

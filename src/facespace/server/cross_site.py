@@ -1,7 +1,7 @@
 """Refuses requests that other web pages send through the user's browser.
 
 A page of any site can make its visitor's browser send requests to `http://127.0.0.1:8000`, where a service without keys may
-listen. Browsers send the page that a request comes from (`Origin`, `Sec-Fetch-Site`). A site that points its own name to
+listen. Browsers send the site of the page that made a request (`Origin`, `Sec-Fetch-Site`). A site that points its own name to
 this machine's address (DNS rebinding) is recognised by its name in `Host`.
 """
 
@@ -22,7 +22,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class CrossSite:
-    """The middleware that refuses such requests before it reads anything of their bodies."""
+    """The middleware that refuses requests from pages of other sites, before it reads their bodies."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
@@ -67,7 +67,7 @@ def check_origin(settings: Settings, method: str, path: str, headers: Headers) -
 
 
 def _split(address: str) -> tuple[str, int | None] | None:
-    """Return the host and port of an address, or None if it has none."""
+    """Return the host and port of an address (port None if unknown), or None if the address is invalid."""
     try:
         parts = urlsplit(address)
         host, port = parts.hostname, parts.port

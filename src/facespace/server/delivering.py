@@ -35,9 +35,9 @@ _log = logging.getLogger("facespace.webhooks")
 
 
 class Delivering:
-    """Delivers events from its creation until `close`, unless another worker already does.
+    """Delivers events in a thread, from its creation until `close`, whenever no other worker delivers.
 
-    `make_bridge` makes the MQTT publisher, once this worker is the one that delivers.
+    `make_bridge` is called for the MQTT publisher when this worker becomes the one that delivers.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Delivering:
         return bool(self._lock.is_locked)
 
     def wake(self) -> None:
-        """Look for new deliveries now."""
+        """Make the thread look for new deliveries at once instead of after its pause."""
         with self._changed:
             self._woken = True
             self._changed.notify_all()

@@ -274,7 +274,7 @@ class Engine:
                 job.future.cancel()
 
     async def run(self, function: Callable[..., R], *args: object, **options: object) -> R:
-        """Run a blocking function in a thread, in the context of the caller, so that it acts in the caller's name."""
+        """Run a blocking function in a thread, with the caller's context variables, so that the log names the caller."""
         loop = asyncio.get_running_loop()
         context = contextvars.copy_context()
         return await loop.run_in_executor(self._blocking, functools.partial(context.run, function, *args, **options))
@@ -329,7 +329,7 @@ class Engine:
             networks.put(job)
 
     def _finish(self, jobs: list[_Job]) -> None:
-        """Return photos to the requests that wait for them. Called from any thread."""
+        """Pass finished photos to the requests that wait for them. May be called in any thread."""
         self._budget.leave(jobs)
         by_loop: dict[asyncio.AbstractEventLoop, list[_Job]] = {}
         for job in jobs:

@@ -151,7 +151,7 @@ def metadata_of(form: Form, field: str = "metadata") -> dict[str, Any] | None:
 class Target:
     """The person that photos are added to.
 
-    `number` is the person's number, 0 for a new person, or None for the person with this name, if any. `external_id` and
+    `number` is the person's number, 0 for a new person, or None for the person called `name`, who may be new. `external_id` and
     `metadata` are set together with the first photo.
     """
 
@@ -171,10 +171,10 @@ async def enroll_form(
     *,
     photo_metadata: dict[str, Any] | None = None,
 ) -> Enrolment:
-    """Add the photos of a form to a person. They are on disk when this returns.
+    """Add the photos of a form to a person, and return the result for each photo. Added photos are on the disk by then.
 
-    Raise `Problem` 422 `photo_needed` if there is no photo, 409 `name_taken` if the name or the external id belongs to
-    another person; `UnknownPerson` if no person has the number.
+    `photo_metadata` is stored with each photo. Raise `Problem` 422 `photo_needed` if there is no photo, 409 `name_taken`
+    if the name or the external id belongs to another person; `UnknownPerson` if no person has the number `target.number`.
     """
     service = service_of(request)
     uploads = form.photos()
@@ -270,7 +270,7 @@ class _Work:
         return Enrolment(person=entry, added=entries, rejected=rejected)
 
     def _add(self, photo: AnalyzedPhoto, filename: str, number: int | None) -> tuple[int | None, Enrolled]:
-        """Add one photo. Return the person's number and the result. The person may be renamed meanwhile, so try again."""
+        """Add one photo. Return the person's number and the result. Try again if the person is renamed meanwhile."""
         for turn in range(_TRIES):
             name = self._target.name
             if number:
@@ -303,7 +303,7 @@ def _is_too_large(photo: AnalyzedPhoto) -> bool:
 
 
 def _check_target(gallery: Gallery, target: Target) -> None:
-    """Refuse what can be seen before any photo is analysed."""
+    """Raise the errors of a target that can be found before any photo is analysed."""
     if target.number:
         edits.person_called(gallery.store, Seen(target.number))
     elif target.number == 0:
