@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Template(str, Enum):
-    """How a crop is cut out."""
+    """How a crop is cut out: the box with a margin, or aligned by five landmarks."""
 
     box = "box"
     arcface = "arcface"
@@ -154,7 +154,7 @@ def align(
 
 
 def _align_in_parts(raw: str, out: str, record: CropRecord, device: Device, ray: str | None) -> Summary:
-    """Align on the workers of a cluster, or from and to URLs."""
+    """Align in numbered parts, as needed for Ray and for URLs."""
     import time
 
     from facespace.alignment.aligner import check_apart, summarize

@@ -281,16 +281,16 @@ def _portraits(people: People, classifier: Classifier, embedder: Embedder) -> di
 
 
 def _known(output: Path, embedder: Embedder) -> dict[str, npt.NDArray[np.float32]]:
-    """Return the embeddings by digest of an existing classifier; empty if it was made with another model."""
+    """Return an existing classifier's embeddings by their digests; empty if there is none for this model."""
     from facespace.embedding.compatibility import other_model
     from facespace.identification.classifier import Classifier
 
     if not output.exists():
         return {}
-    before = Classifier.load(output)  # raises an error for any other file, which is not overwritten
+    before = Classifier.load(output)  # raises an error if it is not a classifier, so that it is not overwritten
     return {} if other_model(before.model_, embedder) else _learned(before)
 
 
 def _learned(classifier: Classifier) -> dict[str, npt.NDArray[np.float32]]:
-    """Return the embeddings that a classifier was fitted to, by digest."""
+    """Return the embeddings that a classifier was fitted to, by the digests of their photos or crops."""
     return dict(zip(classifier.digests_, classifier.embeddings_, strict=True))

@@ -107,7 +107,7 @@ def cluster(
     embedder = load_embedder(model, device.value, made_with=made_with)
     if threshold is None and embedder.calibration is None:
         raise calibration.missing(embedder.name)
-    if gallery:  # so that a missing gallery, or one of another model, is reported before the work
+    if gallery:  # so that a missing gallery, or a gallery of another model, is reported before the work
         open_gallery(gallery, embedder, collection=collection).close()
     output.mkdir(parents=True, exist_ok=True)
     context.with_resource(_alone(output))
@@ -121,7 +121,7 @@ def cluster(
     def keep(photo: Photo, digest: str) -> None:
         if photo.turned:
             say(f"{photo.path}{turned(photo)}")
-        if ray is None:  # with Ray, the workers have saved it
+        if ray is None:  # with Ray, the workers have saved the picture
             keep_picture(output, photo, digest)
 
     def find(digests: Mapping[str, str]) -> Iterator[Photo]:

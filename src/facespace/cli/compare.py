@@ -13,7 +13,7 @@ from facespace.cli.shared.output import Report, progress, turned, write_json, wr
 from facespace.defaults import DEFAULT_FMR
 from facespace.io.text import plain_text
 
-_FEW = 100  # up to so many photos, plain ONNX Runtime is faster, because OpenVINO takes longer to load
+_FEW = 100  # up to this number of photos, plain ONNX Runtime is faster, because OpenVINO takes longer to load
 
 
 def compare(

@@ -99,7 +99,7 @@ def embed(
 def _embed_in_parts(
     images: list[str], output: str, ray: str | None, *, folder: bool, device: Device, model: str | None, **options: Any
 ) -> None:
-    """Embed in parts of 64 photos. Their archives stay in the output folder, or are joined to FILE.npz at the end."""
+    """Embed in parts of 64 photos. The archives stay in the output folder, or are joined to FILE.npz at the end."""
     from facespace.distribution.embedding import PER_PART, EmbeddingWork
     from facespace.distribution.plan import make_plan
     from facespace.distribution.storage import Folder, find_photos, is_url, shown
@@ -123,7 +123,7 @@ def _embed_in_parts(
 
 
 def _finish_folder(work: EmbeddingWork, plan: Plan, report: Report) -> int:
-    """Report failed photos, also in `failures.csv`; return the number of faces."""
+    """Report the failed photos, and list them in `failures.csv`; return the number of faces."""
     import csv
 
     from facespace.distribution.embedding import read_parts

@@ -178,7 +178,7 @@ def _has_class_folders(folder: Path) -> bool:
 
 
 class _Enroller:
-    """Adds the faces of photos to a gallery, and prints the remarks about each."""
+    """Adds the faces of photos to a gallery, and prints the result and the remarks of each photo."""
 
     def __init__(
         self,

@@ -32,14 +32,14 @@ _WHOLE_LOG = 2**31  # entries
 
 
 class Templates(str, Enum):
-    """What a face is compared with."""
+    """The choice to compare a face with the mean of a person's photos, or with the best single photo."""
 
     mean = "mean"
     best = "best"
 
 
 class PersonTemplates(str, Enum):
-    """What a face is compared with for one person."""
+    """The choice of `Templates` for one person; `default` is the gallery's choice."""
 
     mean = "mean"
     best = "best"
@@ -244,7 +244,7 @@ def erase(
 
 
 def _removed(opened: Gallery, before: float) -> str:
-    """Return in words what was removed before a time and not restored, according to the log."""
+    """Describe the people and photos that were removed before a time and not restored, according to the log."""
     people: dict[int, tuple[str | None, float]] = {}
     photos: dict[int, tuple[bool, float]] = {}
     for entry in reversed(opened.log(_WHOLE_LOG)):

@@ -35,7 +35,7 @@ from facespace.cli.shared.options import (
 from facespace.cli.shared.output import Report
 from facespace.defaults import DEFAULT_RATE
 
-_FEW = 32  # up to so many photos, plain ONNX Runtime is faster, because OpenVINO takes longer to load
+_FEW = 32  # up to this number of photos, plain ONNX Runtime is faster, because OpenVINO takes longer to load
 
 
 def identify(

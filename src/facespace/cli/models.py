@@ -84,7 +84,7 @@ def list_(json: Json = False) -> None:
 
 
 def _conditions(card: ModelCard) -> str:
-    """Return what the thresholds of a model were measured on; empty if it has none."""
+    """Describe the photos that a model's thresholds were measured on; empty if it has no thresholds."""
     from facespace.embedding import calibration
 
     found = calibration.find(card.sha256, runtime="onnxruntime", precision="float32", spec=card.spec)
@@ -92,7 +92,7 @@ def _conditions(card: ModelCard) -> str:
 
 
 def _place(card: ModelCard) -> str:
-    """Return where a downloaded model is installed, and its source if that is not the published file."""
+    """Describe where a downloaded model is installed, and from which file if that is not the published file."""
     from facespace.conversion.installer import read_installed
     from facespace.errors import ModelError
 
@@ -181,7 +181,7 @@ def _card(name: str) -> ModelCard:
 
 
 def _checked(sha256: str | None, unverified: bool) -> str | None:
-    """Return the SHA-256 in lower case, or raise a usage error."""
+    """Return the SHA-256 of `--sha256` in lower case, or None. Raises a usage error if it is invalid or not needed."""
     if sha256 is None:
         return None
     if unverified:

@@ -27,7 +27,7 @@ _HOURS = {"h": 1, "d": 24, "w": 7 * 24, "y": 365 * 24}
 
 
 class Role(str, Enum):
-    """What a key may do; see docs/serving.md."""
+    """The role of a key, which decides what it may do; see docs/serving.md."""
 
     identify = "identify"
     read = "read"

@@ -31,14 +31,14 @@ app = typer.Typer(
 
 
 class DistanceName(str, Enum):
-    """The distance between two embeddings."""
+    """The distance between two embeddings: squared Euclidean, or the angle divided by pi."""
 
     euclidean = "euclidean"
     angle = "angle"
 
 
 class FlipName(str, Enum):
-    """How the mirror image is used."""
+    """The use of the mirror image: none, or its embedding is concatenated or added."""
 
     none = "none"
     concat = "concat"
@@ -49,7 +49,7 @@ class FlipCommand(TyperCommand):
     """Reads `--flip` without a value as `--flip concat`, like the flag of the 2018 program."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Insert the missing value, and parse."""
+        """Insert the missing value of `--flip`, and parse the arguments."""
         words = {name.value for name in FlipName}
         full: list[str] = []
         for k, arg in enumerate(args):

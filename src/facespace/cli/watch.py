@@ -48,7 +48,7 @@ _LONGEST_END = 3.0  # seconds to wait for the threads of the sources at the end
 
 
 class SnapshotOf(str, Enum):
-    """What a snapshot shows."""
+    """The content of a snapshot: the face, or the whole frame."""
 
     crop = "crop"
     frame = "frame"
@@ -216,11 +216,11 @@ def _publisher(address: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class _Names:
-    """How the faces of all sources are named.
+    """The functions that name the faces of all sources.
 
-    `namer` creates a namer for one source, used until the source ends. `person` returns the person with a name as events
-    describe them. `turn` is a lock that sources share, or None. `keep` stores an unknown face to be named later, and returns
-    its id.
+    `namer` creates a namer for one connection to a source. `person` returns the person with a name as events describe
+    people: {id, name, external_id}. `turn` is a lock held while a frame is named, for sources that share networks, or
+    None. `keep` stores an unknown face to be named later, and returns the face's id.
     """
 
     namer: Callable[[], FrameNamer]
@@ -291,13 +291,13 @@ class _Server:
         self._people: dict[str, dict[str, Any]] = {}
 
     def namer(self) -> FrameNamer:
-        """Return a namer for one source, used until the source ends."""
+        """Return a namer for one connection to a source."""
         from facespace.video.remote_naming import RemoteNamer
 
         return RemoteNamer(self._identify, keep_pixels=self._keep_pixels)
 
     def person(self, name: str) -> dict[str, Any]:
-        """Return a person as the service described them."""
+        """Return the person with a name as events describe people, from the service's answers."""
         return self._people.get(name) or {"id": "", "name": name, "external_id": None}
 
     def close(self) -> None:
@@ -395,7 +395,7 @@ def _watch_all(
     cooldown: float,
     per_second: float,
 ) -> None:
-    """Watch every source in a thread, until all have ended or `stop` is set. Raises an error that ends all of them."""
+    """Watch every source in a thread, until all have ended or `stop` is set. Raises the error that ended all sources, if any."""
     ended: list[BaseException] = []
 
     def run(source: Source) -> None:

@@ -1,4 +1,4 @@
-"""The results that the client returns, as frozen dataclasses, and the functions that read them from an answer's fields."""
+"""The results that the client returns, as frozen dataclasses, and functions that read them from `Fields`."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class NamedFace(Face):
     """A face with the name of the person it shows, or None for unknown, as in the library's `Match`.
 
     `person` is the person's id. `similarity` is the cosine similarity to the most similar person, for an unknown face
-    too; None if no person is enrolled. A named face has at least the similarity `threshold`. `reason` says why a face is unknown:
-    `stranger`, `too_small`, `too_blurred`, `nobody_enrolled`, `ignored` or `somebody_else_here`. `unknown_id` is the id
-    under which the service keeps an unknown face.
+    too; None if no person is enrolled. A named face has at least the similarity `threshold`. The `reason` of an
+    unknown face is `stranger`, `too_small`, `too_blurred`, `nobody_enrolled`, `ignored` or `somebody_else_here`, and
+    `unknown_id` is the id under which the service keeps it.
     """
 
     name: str | None

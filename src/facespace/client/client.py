@@ -383,7 +383,7 @@ class Client:
         return read_enrolment(self._ask(self._calls.change("/v1/unknowns/name", body)))
 
     def ignore(self, faces: Sequence[Unknown | str]) -> int:
-        """Ignore faces like these, which must show one person, from now on; return how many faces are ignored now."""
+        """Ignore the person in these faces from now on; return the number of these faces. They must show one person."""
         call = self._calls.change("/v1/unknowns/ignore", {"faces": [id_of(face) for face in faces]})
         return int(self._ask(call).whole("ignored"))
 

@@ -232,7 +232,7 @@ class Transport:
         return b"".join(self._parts(response, most, seconds=self._timeout))
 
     def _parts(self, response: httpx.Response, most: int, *, seconds: float) -> Iterator[bytes]:
-        """Yield the body in parts as they arrive. Raises `ServiceError` after `most` bytes, `ReadTimeout` after `seconds`."""
+        """Yield the body in parts. Raises `ServiceError` after `most` bytes, and `ReadTimeout` after `seconds`."""
         if (encoding := response.headers.get("Content-Encoding", "identity").lower()) != "identity":
             raise ServiceError(
                 f"{self.url}: the answer is compressed ({one_line(encoding)[:40]}), which was not requested",

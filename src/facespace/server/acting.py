@@ -27,7 +27,7 @@ R = TypeVar("R")
 
 
 def check_visible(collection: str) -> None:
-    """Raise `Problem` 404 for a collection that the service keeps for itself."""
+    """Raise `Problem` 404 for a hidden collection, which only the service itself uses."""
     if is_hidden(collection):
         raise Problem(404, "no_such_collection", f"there is no collection {collection!r}")
 

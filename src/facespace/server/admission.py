@@ -31,7 +31,7 @@ _PHOTO_TYPES = (b"image/", b"multipart/", b"application/octet-stream")
 
 
 class Admission:
-    """ASGI middleware that applies the limits, outside FastAPI. `service` returns the service, or None before it has started."""
+    """ASGI middleware that applies the limits. `service` returns the service, or None before it has started."""
 
     def __init__(self, app: ASGIApp, settings: Settings, service: Callable[[], Service | None]) -> None:
         self._app = app

@@ -57,7 +57,7 @@ ROUTERS = (
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """Return the application with these settings. The application makes its `Service` when it starts, and closes the service when it ends."""
+    """Return the application with these settings. It makes its `Service` when it starts, and closes it when it ends."""
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -59,7 +59,7 @@ class SharedBuckets:
     """The buckets of all processes that open the same file, which is made with mode 0600.
 
     A caller's hash selects the eight slots of the file in which the caller may be stored. A killed process leaves no lock
-    behind, and a damaged slot counts as empty. Needs a system with `flock`. Raises `StateError` if the file cannot be opened.
+    behind, and a damaged slot counts as empty. It needs `flock`. Raises `StateError` if the file cannot be opened.
     """
 
     def __init__(self, path: Path) -> None:

@@ -15,7 +15,7 @@ from facespace.server.problems import MEDIA_TYPE, PROBLEMS, problem_body
 if TYPE_CHECKING:
     from facespace.server.settings import Settings
 
-MAX_HEADER_BYTES = 2**16  # of one request; the limit of the lines between a body's chunks, and of data after the body, too
+MAX_HEADER_BYTES = 2**16  # of one request; also limits the lines between a body's chunks, and data after the body
 MAX_PIPELINED = 16  # requests of one connection that wait for the answer to an earlier one
 _LEAST_READ = 1024  # bytes of an answer that a client must read each second
 

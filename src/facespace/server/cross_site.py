@@ -1,8 +1,8 @@
 """Refuses requests that other web pages send through the user's browser.
 
 A page of any site can make its visitor's browser send requests to `http://127.0.0.1:8000`, where a service without keys may
-listen. Browsers send the site of the page that made a request (`Origin`, `Sec-Fetch-Site`). A site that points its own name to
-this machine's address (DNS rebinding) is recognised by its name in `Host`.
+listen. Browsers send the site of the page that made a request (`Origin`, `Sec-Fetch-Site`). A site that points its own name
+to this machine's address (DNS rebinding) is recognised by its name in `Host`.
 """
 
 from __future__ import annotations

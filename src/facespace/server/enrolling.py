@@ -151,8 +151,8 @@ def metadata_of(form: Form, field: str = "metadata") -> dict[str, Any] | None:
 class Target:
     """The person that photos are added to.
 
-    `number` is the person's number, 0 for a new person, or None for the person called `name`, who may be new. `external_id` and
-    `metadata` are set together with the first photo.
+    `number` is the person's number, 0 for a new person, or None for the person called `name`, who may be new.
+    `external_id` and `metadata` are set together with the first photo.
     """
 
     name: str = ""

@@ -1,8 +1,8 @@
 """Events of the service, in order: people seen, enrolled, changed and removed.
 
 Events are in the state file: all workers see all of them, a listener that was away gets the events it has missed, and no
-webhook loses an event when the service is killed. Changes of the gallery are on the disk before `emit` returns. People seen
-are frequent and not guaranteed: they are written a few times a second, and only while there is a listener.
+webhook loses an event when the service is killed. Changes of the gallery are on the disk before `emit` returns. Events of
+people seen are frequent and may be lost: they are written a few times a second, and only while there is a listener.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class EventFilter:
-    """Selects events. None stands for all.
+    """Selects events by kind, collection and person. A field that is None selects all.
 
     >>> EventFilter(kinds=("known",)).takes(Event(1, "known", "default", "7", "{}"))
     True
@@ -139,9 +139,10 @@ def with_id(number: int | str, body: str) -> str:
 
 
 class Events:
-    """The events of a service, one object for each worker. It is safe to share between threads.
+    """The events of a service. Each worker has one such object, which its threads may share.
 
-    `close` ends it: waiting events are written, and listeners get no more.
+    A background thread writes the people seen and reads the events of other workers. `close` writes the waiting events and
+    ends all event streams.
     """
 
     def __init__(self, state: State) -> None:
@@ -173,10 +174,10 @@ class Events:
     # Emitting and forgetting
 
     def emit(self, kind: str, collection: str, data: Mapping[str, Any]) -> None:
-        """Add an event. `data` contains `KEYS`, as `event_body` takes them; `person` is {id, name, external_id}.
+        """Add an event. `data` has keys of `KEYS`, as for `event_body`; its `person` is {id, name, external_id}.
 
-        Kinds of `CHANGES` are on the disk when this returns. It waits for the disk, so call it in a thread, and before
-        the request is answered. Kinds of `SEEN` return at once.
+        An event of a kind in `CHANGES` is on the disk when this returns. This waits for the disk, so call it in a thread,
+        and before the request is answered. For a kind in `SEEN` this returns at once, and the event is written later.
         """
         at = time.time()
         if kind in SEEN and (not self.has_listeners() or _is_ignored(data)):
@@ -214,7 +215,7 @@ class Events:
         self._until = self._listened_until()
 
     def forget(self, collection: str, person: str | None = None) -> None:
-        """Delete every event that names a person, sent or not, because the person is erased.
+        """Delete all events about a person who is erased, whether the events were sent or not.
 
         Without a person, delete all events of a collection.
         """
@@ -244,11 +245,11 @@ class Events:
         return self._last
 
     def after(self, number: int, limit: int = 100, event_filter: EventFilter | None = None) -> list[Event]:
-        """Return up to `limit` events after that number, oldest first. Read the file if they are not recent."""
+        """Return up to `limit` events with higher numbers, oldest first, from memory or else from the file."""
         return self.read(number, limit, event_filter)[0]
 
     def read(self, number: int, limit: int = 100, event_filter: EventFilter | None = None) -> tuple[list[Event], int]:
-        """Return events as `after` does, and the number to continue from: that of the last event examined."""
+        """Return the same events as `after`, and the number of the last event examined, to continue from."""
         recent = self.recent(number, limit, event_filter)
         if recent is not None:
             return recent
@@ -273,7 +274,7 @@ class Events:
         return found, found[-1].number if full else max(newest, number, *(event.number for event in found[-1:]))
 
     def recent(self, number: int, limit: int, event_filter: EventFilter | None) -> tuple[list[Event], int] | None:
-        """Return the same as `read` from memory alone, or None if the memory does not reach back to that number."""
+        """Return the same as `read` from memory alone, or None if events after that number are only in the file."""
         found: list[Event] = []
         with self._lock:
             if number < self._recent_after:
@@ -292,20 +293,20 @@ class Events:
         return found, last
 
     def missed_before(self, number: int) -> bool:
-        """Return whether events after that number were deleted because they were too old or too many."""
+        """Return whether events with higher numbers were deleted because they were too old or too many."""
         found = self._state.rows("SELECT number FROM event_mark WHERE name = 'pruned'")
         return bool(found) and number < found[0][0]
 
     def listed(self) -> None:
-        """Count a request for a list as a listener for a while, so that the next list has the people seen meanwhile."""
+        """Count a request for a list as a listener for a minute, so that the next list includes the people seen by then."""
         now = time.time()
         if self._until < now + _LISTENS_ON / 2:
             self.set_listening("list", now + _LISTENS_ON)
 
     def listen(self, caller: str = "") -> Listener:
-        """Return a listener in the running event loop, which must be closed. `caller` is, for example, a key's id.
+        """Return a new listener in the running event loop. The caller must close it. `caller` is, for example, a key's id.
 
-        Raise `RuntimeError` if there are too many, or if the events are closed.
+        Raise `RuntimeError` if there are too many listeners, or if the events are closed.
         """
         listener = Listener(self, asyncio.get_running_loop(), caller)
         with self._lock:
@@ -320,22 +321,22 @@ class Events:
         return listener
 
     def when_new(self, callback: Callable[[], None]) -> None:
-        """Register a function to call when there are new events, in the thread of the events."""
+        """Register a function to call when there are new events. The background thread calls it."""
         self._callbacks.append(callback)
 
     def when_forgotten(self, forget: Callable[[Connection, str, str | None], None]) -> None:
         """Register a function to call in the transaction that forgets a person: (connection, collection, person's id)."""
         self._forgetters.append(forget)
 
-    # Marks: the last event that a consumer, which must not miss any, has handled
+    # Marks: the last event that a consumer has handled, for consumers that must not miss an event
 
     def mark(self, name: str) -> int | None:
-        """Return the number stored under a name, or None."""
+        """Return the number of the last event that the consumer `name` has handled, or None."""
         found = self._state.rows("SELECT number FROM event_mark WHERE name = ?", (name,))
         return int(found[0][0]) if found else None
 
     def set_mark(self, name: str, number: int) -> None:
-        """Store a number under a name."""
+        """Store the number of the last event that the consumer `name` has handled."""
         with self._state.transaction(durable=False) as connection:
             _set_mark(connection, name, number)
 
@@ -355,7 +356,7 @@ class Events:
         return self._closed
 
     def close(self) -> None:
-        """Write what waits, and end. The state file stays open."""
+        """Write the waiting events, and end the thread and all streams. The state file stays open."""
         self.end_streams()
         self._wake()
         self._thread.join(timeout=10)
@@ -490,7 +491,7 @@ class Listener:
         self._new = asyncio.Event()
 
     def wake(self) -> None:
-        """Signal that there are new events. Called from any thread."""
+        """Signal that there are new events. May be called in any thread."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._new.set)
 

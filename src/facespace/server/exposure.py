@@ -8,7 +8,7 @@ from facespace.server.state import State
 
 
 def check_exposure(settings: Settings) -> str:
-    """Return a line that warns of an open service, or "" for one that needs keys.
+    """Return a warning that the service needs no keys, or "" if it needs them.
 
     Raise `ValueError` for a service without keys that other machines could reach, or that is behind a proxy.
     """

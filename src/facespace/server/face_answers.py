@@ -14,7 +14,7 @@ Number = float
 
 
 class Answer(BaseModel):
-    """An answer without any field that is not described."""
+    """Base of the answers: fields that are not described here are forbidden."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -164,7 +164,7 @@ class VerifiedPhoto(Answer):
 
 
 class VerifiedMany(Answer):
-    """Which of several photos show the same person as the first."""
+    """Whether each of several photos shows the same person as the first photo."""
 
     false_match_rate: float
     face: ComparedFace

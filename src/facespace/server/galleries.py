@@ -20,7 +20,7 @@ HIDDEN = ("-unknowns", "-ignored")  # name endings of the collections that the s
 
 
 def is_hidden(collection: str) -> bool:
-    """Return whether a collection belongs to the service itself.
+    """Return whether a collection contains unnamed or ignored faces, which only the service itself uses.
 
     >>> is_hidden("default-unknowns"), is_hidden("default")
     (True, False)
@@ -40,13 +40,13 @@ class Galleries:
         self._lock = threading.RLock()
 
     def opened(self, collection: str) -> Gallery | None:
-        """Return the collection if it is open already, otherwise None. Never blocks for long."""
+        """Return the collection if it is open already and not hidden, otherwise None. Never blocks for long."""
         return None if is_hidden(collection) else self._open.get(collection)
 
     def get(self, collection: str = DEFAULT_COLLECTION, *, hidden: bool = False) -> Gallery:
         """Return the open collection. Raise `Problem` 404 if it does not exist, 503 if the store cannot be reached.
 
-        With `hidden`, a collection that belongs to the service itself is returned too.
+        The default collection is created if needed. With `hidden`, a hidden collection is returned too.
         """
         if is_hidden(collection) and not hidden:
             raise Problem(404, "no_such_collection", "there is no collection with this name")

@@ -135,7 +135,7 @@ def keeps_answers(method: str, path: str) -> bool:
 
 
 def made_collection(request: Request, body: bytes) -> str:
-    """Return the name of the collection that a request creates, or "". Its answer is erased with that collection."""
+    """Return the name of the collection that a request creates, or "". The kept answer is erased with that collection."""
     if request.scope["path"].removeprefix(request.scope.get("root_path", "")) != "/v1/collections":
         return ""
     try:
@@ -146,7 +146,7 @@ def made_collection(request: Request, body: bytes) -> str:
 
 
 def fingerprint(request: Request, body: bytes) -> str:
-    """Return the hash of the whole request. A form's boundary does not count, because clients make a new one each time."""
+    """Return the hash of the whole request. A form's boundary is left out, because it differs each time."""
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     boundary = options.get(b"boundary")
     if kind == b"multipart/form-data" and boundary:

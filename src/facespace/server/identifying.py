@@ -51,9 +51,9 @@ def embedding_of(photo: AnalyzedPhoto, k: int) -> list[float]:
 
 
 def check_rate(rate: float | None, gallery: Gallery, service: Service, *, may_loosen: bool) -> None:
-    """Raise `Problem` 403 if a request asks for a looser rate than the collection's own.
+    """Raise `Problem` 403 if a request asks for a larger rate than the collection's own, unless `may_loosen`.
 
-    Otherwise a key that may only identify could get a name for everybody. Every key may ask for stricter rates.
+    With a large rate, a key that may only identify could get a name for every face. Every key may ask for a smaller rate.
     """
     if rate is None or may_loosen:
         return
@@ -81,9 +81,10 @@ def identified(
     emit: bool = True,
     source: str = "",
 ) -> dict[str, Any]:
-    """Name the faces of an analysed photo, and return the answer of /v1/identify without the size. Blocks.
+    """Name the faces of an analysed photo. Return the answer of /v1/identify except its field `image`. This call blocks.
 
-    A face gets a name only if its similarity reaches the threshold. Otherwise it gets the reason.
+    A face gets a name only if its similarity reaches the threshold; otherwise the answer has the reason. `keep_unknown`
+    keeps the faces of strangers, if the collection keeps any. `emit` emits an event for each face.
     """
     choice = service.choices.of(gallery)
     rate = choice.rate if rate is None else rate
@@ -149,5 +150,5 @@ def _reason(match: Match, face: Face, is_ignored: bool) -> str:
 
 
 def person_entry(person: StoredPerson) -> dict[str, Any]:
-    """Return the short entry of a person."""
+    """Return a person's id, name and external id as JSON."""
     return {"id": str(person.id), "name": person.state.name, "external_id": person.state.external_id}

@@ -14,7 +14,7 @@ PUBLIC = ("/v1/openapi.json",)  # the paths below /v1/ that need no key
 class KeyCheck:
     """The middleware that admits only callers with a valid key to the API, and counts their requests.
 
-    Each route checks what the key allows (`access.allowed`). It finds the caller in the request.
+    It stores the caller in the request. Each route then checks what the caller may do (`access.allowed`).
     """
 
     def __init__(self, app: ASGIApp) -> None:

@@ -1,7 +1,7 @@
 """API keys: creating, checking, listing and revoking them.
 
-A key is `fsk_<id>_<secret>`. The secret has 256 random bits, so storing its SHA-256 is safe: so many secrets cannot be tried,
-and a slow hash would only make every request slow. The id selects the stored hash to compare with.
+A key is `fsk_<id>_<secret>`. The secret has 256 random bits, so storing its SHA-256 is safe: 2^256 secrets cannot be
+tried, and a slow hash would only make every request slow. The id selects the stored hash to compare with.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ class Keys:
         return _record(found[0]) if found else None
 
     def revoke(self, identifier: str) -> bool:
-        """Make a key invalid at once and forever. Return False if it does not exist or was revoked before."""
+        """Make a key invalid at once and forever. Return False if the key does not exist or was revoked before."""
         with self._state.transaction() as connection:
             sql = "UPDATE key SET revoked = ? WHERE id = ? AND revoked IS NULL"
             revoked = connection.execute(sql, (time.time(), identifier)).rowcount == 1
@@ -164,7 +164,7 @@ class Keys:
         return revoked
 
     def any(self) -> bool:
-        """Return whether a key was ever made: revoking the last one must not open the service to everyone."""
+        """Return whether a key was ever made: revoking the last key must not open the service to everyone."""
         self._records()
         return bool(self._known) or bool(self._state.rows("SELECT 1 FROM key LIMIT 1"))
 

@@ -17,10 +17,10 @@ _MAX_FRAMES = 30
 
 
 class JsonLines(logging.Formatter):
-    """Formats each record as one JSON object in a line."""
+    """Formats each record as one JSON object on one line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line of a record. Its `fields` become keys of their own."""
+        """Return the line of a record. The record's `fields` become keys of the object."""
         at = time.gmtime(record.created)
         line: dict[str, Any] = {
             "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', at)}.{int(record.msecs):03d}Z",
@@ -34,7 +34,7 @@ class JsonLines(logging.Formatter):
 
 
 def error_fields(error: BaseException) -> dict[str, Any]:
-    """Return the type of an error and where it was raised, without its text."""
+    """Return the type of an error and where it was raised, but not the error's text."""
     frames = traceback.extract_tb(error.__traceback__)[-_MAX_FRAMES:]
     return {
         "error": f"{type(error).__module__}.{type(error).__qualname__}",

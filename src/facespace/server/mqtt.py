@@ -28,7 +28,7 @@ DEFAULT_TOPIC = "facespace"
 MAX_UNSENT = 10_000  # published events that the broker has not confirmed; beyond this new ones are dropped
 
 _PORTS = {"mqtt": 1883, "mqtts": 8883}
-_IN_FLIGHT = 100  # events that the bridge has published and the broker has not confirmed
+_IN_FLIGHT = 100  # the largest number of events that the bridge has published and the broker has not confirmed
 _FIRST_PAUSE, _LAST_PAUSE = 1, 60  # seconds between attempts to connect
 _KEEPALIVE = 30  # seconds
 _MARK = "mqtt"
@@ -93,7 +93,7 @@ class Publisher:
     """Publishes to a broker in a thread, from its creation on. Reconnects whenever the connection is lost.
 
     At most `most_unsent` events wait for the broker. `publish` returns False for any more. `tls` replaces the default
-    context of `mqtts://`. `RuntimeUnavailable` without paho-mqtt.
+    context of `mqtts://`. Raises `RuntimeUnavailable` if paho-mqtt is not installed.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class Publisher:
             self._client.username_pw_set(broker.user, broker.password)
         if broker.tls:
             self._client.tls_set_context(tls or ssl.create_default_context())
-        self._client.max_queued_messages_set(0)  # no limit there: `publish` counts
+        self._client.max_queued_messages_set(0)  # no limit in paho, because `publish` has one
         self._client.reconnect_delay_set(first_pause, _LAST_PAUSE)
         self._client.on_connect = self._on_connect
         self._client.on_connect_fail = self._on_connect_fail
@@ -144,7 +144,7 @@ class Publisher:
             return len(self._unsent)
 
     def publish(self, topic: str, body: str, key: Any = None) -> bool:
-        """Publish one event, now or as soon as there is a connection. Return False if too many wait already."""
+        """Publish one event, now or once connected. Return False if too many wait. `unsent` lists its `key`."""
         with self._changed:
             if len(self._unsent) >= self._most:
                 return False
@@ -162,7 +162,7 @@ class Publisher:
             return list(self._unsent.values())
 
     def flush(self, seconds: float) -> bool:
-        """Wait until the broker has confirmed everything. Return False if the time runs out."""
+        """Wait until the broker has confirmed all events. Return False if it has not within `seconds`."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._unsent, timeout=seconds)
 
@@ -208,7 +208,7 @@ class Publisher:
 
 
 class Bridge:
-    """Publishes the events of a service until the broker has confirmed them. The state file stores its progress."""
+    """Publishes the events of a service until the broker has confirmed them. The state file stores the last one."""
 
     def __init__(self, events: Events, publisher: Publisher) -> None:
         self._events = events
@@ -220,7 +220,7 @@ class Bridge:
         self._listening_until = 0.0
 
     def pump(self) -> None:
-        """Publish new events, and store how many the broker has confirmed. Call it repeatedly."""
+        """Publish new events, and store the number of the last event that the broker has confirmed. Call it repeatedly."""
         now = time.time()
         if now > self._listening_until - 15:
             self._listening_until = now + 45
@@ -241,7 +241,7 @@ class Bridge:
         self._given = last
 
     def close(self) -> None:
-        """Wait briefly for the broker, store the progress, and end the connection."""
+        """Wait briefly for the broker, store the last confirmed event, and end the connection."""
         self._publisher.flush(2.0)
         with contextlib.suppress(Exception):  # for example a full disk; those events are published once more
             self.pump()

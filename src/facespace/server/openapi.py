@@ -34,7 +34,7 @@ _BINARY = {"type": "string", "format": "binary"}
 
 
 def describe(app: FastAPI, root_path: str = "") -> None:
-    """Make the application describe itself, as it is seen below a proxy's `root_path`."""
+    """Make `app.openapi` return the complete description, for addresses below a proxy's `root_path`."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -83,9 +83,9 @@ def photo_body(
     fields: Mapping[str, Any] | None = None,
     required: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """Return the `openapi_extra` of a route that takes one photo in a form or `raw`, or `several` in a form.
+    """Return the `openapi_extra` of a route that takes a form with one photo, or `several` photos, in `field`.
 
-    `fields` are the schemas of the form's other fields.
+    `fields` are the schemas of the form's other fields. With `raw`, the body may be a photo, if no field is `required`.
     """
     photos: dict[str, Any] = {"type": "array", "items": _BINARY, "minItems": 1} if several else _BINARY
     form = {
@@ -107,7 +107,7 @@ def photo_body(
 def answer(
     model: Any, example: Any, *, description: str = "Done", status: int = 200, also: tuple[int, ...] = ()
 ) -> dict[int | str, dict[str, Any]]:
-    """Return the `responses=` of a route: its answer with an example, and all problems."""
+    """Return the `responses=` of a route: its answer with an example, and the problems, with the statuses `also`."""
     documented: dict[str, Any] = {"description": description, "content": {"application/json": {"example": example}}}
     if model is not None:
         documented["model"] = model

@@ -11,9 +11,9 @@ _OF_FORMAT = {"date-time": "2027-01-31T12:00:00Z", "date": "2027-01-31", "uri": 
 
 
 def example_of(schema: Mapping[str, Any], schemas: Mapping[str, Any], depth: int = 0) -> Any:
-    """Return a value that fits a JSON schema: its examples, or a value of its type where it has none.
+    """Return a value that fits a JSON schema: the schema's own example, or a value of its type.
 
-    `schemas` are the models that it refers to, by their names.
+    `schemas` maps the names in `$ref` to schemas.
 
     >>> example_of({"type": "array", "items": {"$ref": "#/components/schemas/Key"}}, {"Key": {
     ...     "type": "object", "properties": {"id": {"type": "string", "examples": ["k1"]}, "n": {"type": "integer"}}}})
@@ -42,7 +42,7 @@ def example_of(schema: Mapping[str, Any], schemas: Mapping[str, Any], depth: int
 
 
 def give_examples(operation: Mapping[str, Any], schemas: Mapping[str, Any]) -> None:
-    """Add an example to each JSON answer of an operation that has none."""
+    """Add an example to each JSON answer of an operation that succeeds, unless the answer has an example."""
     for status, answer in operation["responses"].items():
         for kind, content in answer.get("content", {}).items() if status < "300" else ():
             if kind == "application/json" and not {"example", "examples"} & set(content):

@@ -13,10 +13,10 @@ _DELAYS = (1.0, 2.0, 5.0, 15.0, 30.0, 60.0)  # seconds between attempts; the las
 
 
 class Outbox:
-    """Posts events to a URL, in order, in a thread. Tries each again until the target accepts it.
+    """Posts events to a URL, in order, in a thread. Tries each event again until the target accepts it.
 
-    `secret` signs them as a service does. `trouble` is called with each new problem. Addresses in private networks are
-    allowed, because the caller chose the URL. `TargetRefused` for a URL that no webhook may have.
+    `secret` signs the events as a service does. `trouble` is called with each new problem. Addresses in private networks
+    are allowed, because the caller chose the URL. Raises `TargetRefused` for a URL that webhooks must not use.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Outbox:
             return len(self._waiting)
 
     def close(self, seconds: float = 5.0) -> int:
-        """Wait at most so many seconds for unsent events. Return the number of lost events."""
+        """Wait at most `seconds` until all events are sent. Return the number of events that were not sent."""
         with self._changed:
             self._changed.wait_for(lambda: not self._waiting, timeout=seconds)
             self._closed = True

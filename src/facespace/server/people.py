@@ -1,4 +1,4 @@
-"""People and their photos as the API answers them: ids, ETags, cursors, and the pages of a list."""
+"""People and their photos as the API returns them: ids, ETags, cursors, and the pages of a list."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def photo_entry(photo: StoredPhoto) -> dict[str, Any]:
 
 
 def encodable(metadata: dict[str, Any]) -> dict[str, Any]:
-    """Return metadata that can be encoded: lone surrogates, which JSON escapes can contain, become question marks.
+    """Return metadata that UTF-8 can encode: lone surrogates, which JSON escapes can contain, become question marks.
 
     Metadata nested deeper than the limit, from a gallery made elsewhere, is left out.
 
@@ -153,9 +153,9 @@ def _number(text: str, code: str, what: str) -> int:
 
 
 def if_match(request: Request, gallery: Gallery, number: int, *, needed: bool = True) -> Seen:
-    """Return the person in the state given by the header If-Match; `*` stands for any state. May block.
+    """Return the person, and the state that the client has seen, from the header If-Match. May block.
 
-    Raise `Problem` 428 if the header is missing, 412 if it contains no ETag of this service.
+    `*` stands for any state. Raise `Problem` 428 if the header is `needed` but missing, 412 if it contains no valid ETag.
     """
     given = request.headers.get("if-match")
     if given is None:
@@ -192,7 +192,7 @@ def checked(check: Callable[[Any], R], value: Any) -> R:
 
 
 def cursor_of(name: str) -> str:
-    """Return opaque text for the place where a list continues.
+    """Return a cursor for a list that continues after `name`: opaque text, from which `name_of` returns the name.
 
     >>> name_of(cursor_of("Ada"))
     'Ada'

@@ -22,5 +22,5 @@ def compute_behind() -> None:
 
 
 def answer_promptly() -> None:
-    """Make the threads of this process switch more often."""
+    """Make Python switch between the threads of this process more often."""
     sys.setswitchinterval(_SWITCH_SECONDS)

@@ -68,7 +68,7 @@ class Problem(HTTPException):
     """The answer to an operation that fails. Raise it anywhere while a request is handled.
 
     `code` is one of `PROBLEMS`. `detail` says in one line what was expected and what was given. `errors` are
-    `{"where": …, "message": …}`.
+    dicts `{"where": …, "message": …}`, and `more` are further fields of the answer.
     """
 
     def __init__(

@@ -37,7 +37,7 @@ class Rates:
         self._buckets = MemoryBuckets() if buckets is None else buckets
 
     def take(self, caller: str, cost: float = 1.0) -> float:
-        """Take `cost` tokens and return 0, or take none and return the seconds until there are enough.
+        """Take `cost` tokens and return 0, or take no token and return the seconds until there are enough tokens.
 
         A cost larger than the bucket can be taken from a full bucket, which then takes longer to fill.
         """
@@ -46,7 +46,7 @@ class Rates:
         now, needed = self._clock(), min(cost, self.burst)
         with self._buckets.lock:
             tokens, then = self._buckets.read(caller) or (self.burst, now)
-            # A time in the future is from before the machine was restarted.
+            # A time in the future was written before the machine was restarted.
             tokens = min(self.burst, tokens + max(0.0, now - then) * self.per_second)
             allowed = tokens >= needed - 1e-9
             self._buckets.write(caller, tokens - cost if allowed else tokens, now)

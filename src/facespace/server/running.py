@@ -91,7 +91,7 @@ def announce(where: str) -> None:
 
 
 def bind(settings: Settings) -> socket.socket:
-    """Return a socket that listens at the host and port. Raise `OSError` if it cannot."""
+    """Return a socket that listens at the settings' host and port. Raise `OSError` if the address cannot be used."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family)
     if os.name == "posix":  # on Windows this option would let another program take the same port

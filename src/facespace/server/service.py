@@ -1,4 +1,4 @@
-"""What all routes share: one object, made when a worker process starts."""
+"""The object that all routes share. It is made when a worker process starts."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Service:
         self.is_closing = False
 
     def start(self) -> None:
-        """Open the gallery and load its network. Blocks. Raises the same errors as `Galleries.get`."""
+        """Open the gallery and load its network. This call blocks. Raises the same errors as `Galleries.get`."""
         self.galleries.get()
 
     def begin_closing(self) -> None:
@@ -77,6 +77,6 @@ class Service:
 
 
 def service_of(request: Request) -> Service:
-    """Return the service that handles a request. Also used as a dependency."""
+    """Return the service that handles a request. Routes can also use it as a dependency."""
     service: Service = request.app.state.service
     return service

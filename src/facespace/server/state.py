@@ -1,8 +1,8 @@
 """The service's own file: its keys, settings, events, webhooks, kept answers and audit log.
 
 Faces and names are in the gallery. Data that only the service needs is in `service.sqlite` in its state folder, which all
-workers of one service share. Each module makes its tables by `State.table`. If `FACESPACE_GALLERY_KEY` contains a key, data
-that names people here for a while (events, kept answers, deliveries) is encrypted with it too: `State.sealed`.
+workers of one service share. Each module makes its tables by `State.table`. If `FACESPACE_GALLERY_KEY` contains a key, the
+data here that names people (events, kept answers, deliveries) is encrypted with it too, by `State.sealed`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class State:
     """The state file of a service, created if missing. It is safe to share between threads and processes.
 
     `folder` is made with mode 0700, the file with 0600. A folder that other users can write to, a damaged file, and a file
-    of a newer version raise `StateError`. All methods raise it if the file cannot be read or written, as on a full disk.
+    of a newer version raise `StateError`. So do all methods if the file cannot be read or written, as on a full disk.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -131,7 +131,7 @@ class State:
         """Open a transaction that excludes all other writers. An inner transaction is a part of the outer one.
 
         The changes are on the disk when the block ends without an error. With `durable=False` the file stays consistent,
-        but a power cut may lose the last changes: only for data that no client was promised.
+        but a power cut may lose the last changes: use it only for data that no client relies on.
         """
         with self._write_lock, self._errors():
             self._check_process()
@@ -149,7 +149,7 @@ class State:
                 raise
 
     def rows(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Return the rows of one SELECT in their current state. It does not wait for changes in progress."""
+        """Return the rows of one SELECT. It sees the last committed state, and does not wait for changes in progress."""
         with self._read_lock, self._errors():
             self._check_process()
             return self._reader.execute(sql, values).fetchall()
@@ -178,12 +178,12 @@ class State:
             )
 
     def sealed(self, text: str) -> str:
-        """Return a text that may name people as it is stored: encrypted if the gallery's key is set."""
+        """Return the text to store for a text that may name people: encrypted if the gallery's key is set."""
         sealing = self.sealing()
         return _SEALED + sealing.seal_text(text) if sealing.encrypted else text
 
     def opened(self, text: str) -> str:
-        """Return the text that `sealed` was given. A text written before a key was set is returned unchanged."""
+        """Return the text from which `sealed` made this one. Text that is not encrypted is returned unchanged."""
         if not text.startswith(_SEALED):
             return text
         try:
@@ -192,7 +192,7 @@ class State:
             raise self._damaged(str(error)) from None
 
     def sealing(self) -> Sealing:
-        """Return the sealing of texts. Raise `StateError` if texts were sealed with a key that is no longer set."""
+        """Return the object that encrypts texts. Raise `StateError` if the key of encrypted texts is no longer set."""
         with self._write_lock:
             if self._sealing is not None:
                 return self._sealing
@@ -212,22 +212,22 @@ class State:
             return self._sealing
 
     def _stored_sealing(self) -> Any:
-        """Return the stored sealing, within a transaction: another worker may have stored one first."""
+        """Return the setting `sealing`, within a transaction: another worker may have stored it first."""
         found = self._writer.execute("SELECT value FROM setting WHERE key = 'sealing'").fetchone()
         return None if found is None else json.loads(found[0])
 
     def scrub(self) -> None:
-        """Move the log into the file and empty it, so that deleted data is overwritten on the disk unless it is being read."""
+        """Empty the write-ahead log into the file: deleted data is overwritten on the disk unless it is being read."""
         with self._write_lock, self._errors():
             self._check_process()
             self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def size(self) -> int:
-        """Return the bytes of the state file and of its log."""
+        """Return the size in bytes of the state file and its write-ahead log."""
         return sum(path.stat().st_size for path in (self.path, _beside(self.path, "-wal")) if path.exists())
 
     def close(self) -> None:
-        """Close the file. No changes are pending."""
+        """Close the file. All changes have been written before."""
         with self._write_lock, self._read_lock:
             self._reader.close()
             self._writer.close()
@@ -255,7 +255,7 @@ class State:
 
 
 def prepare_folder(folder: Path) -> None:
-    """Make the state folder (mode 0700) unless it exists. Raise `StateError` for one that others can write to."""
+    """Make the state folder (mode 0700) unless it exists. Raise `StateError` if other users can write to it."""
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
     except FileNotFoundError:
@@ -284,7 +284,7 @@ def prepare_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def serving(folder: Path) -> Iterator[None]:
-    """Mark the state folder as served by this process until the block ends. Raise `StateError` if another one serves it.
+    """Mark the state folder as served by this process until the block ends. Raise `StateError` if it is served already.
 
     The mark is a file lock, which the system releases when the process ends, even if it is killed.
     """

@@ -35,7 +35,7 @@ class Suggestion(NamedTuple):
 
 
 class Cluster(NamedTuple):
-    """Faces that seem to show one person, the newest first. `cover` is the best of them, `id` the oldest.
+    """Faces that seem to show one person, the newest first. `cover` is the best face, `id` is the id of the oldest face.
 
     A single face is a cluster of its own if it may show a known person.
     """
@@ -54,7 +54,7 @@ class Clusters(NamedTuple):
 
 
 class Grouping:
-    """Clusters of all collections, computed again only after changes."""
+    """Computes the clusters of each collection, and keeps them until the collection changes."""
 
     def __init__(self, unknowns: Unknowns) -> None:
         self._unknowns = unknowns
@@ -92,7 +92,7 @@ def grouped(unknowns: Unknowns, collection: str, gallery: Gallery) -> Clusters:
         handicaps=handicaps_of(calibration, vectors.quality),
     )  # fmt: skip
     counts = np.bincount(labels)
-    n_clusters = int(np.count_nonzero(counts > 1))  # the largest have the smallest numbers
+    n_clusters = int(np.count_nonzero(counts > 1))  # the largest clusters have the smallest numbers
     inside = labels < n_clusters
     means = templates(labels[inside], np.asarray(vectors[inside]), n_clusters)
     qualities = np.bincount(labels[inside], weights=vectors.quality[inside], minlength=n_clusters) / counts[:n_clusters]
@@ -115,7 +115,7 @@ def grouped(unknowns: Unknowns, collection: str, gallery: Gallery) -> Clusters:
 
 
 def suggestions(gallery: Gallery, probes: Embeddings) -> list[list[Suggestion]]:
-    """Return for each probe (N,D) the known people that reach the threshold of a 1:1 comparison, best first."""
+    """Return, for each probe (N,D), the known people that reach the threshold of a 1:1 comparison, best first."""
     if not len(gallery) or not len(probes):
         return [[] for _ in range(len(probes))]
     found = gallery.store.nearest(np.asarray(probes, np.float32).view(np.ndarray), _SUGGESTED)
@@ -155,7 +155,7 @@ def _likeness(similarity: float, named: float, sure: float) -> str:
 
 
 def like_each(gallery: Gallery, probes: Embeddings, most: int) -> Sequence[list[tuple[str, float, float]]]:
-    """Return for each probe (N,D) similar faces in a collection of unnamed ones: (id, similarity, threshold), best first."""
+    """Return, for each probe (N,D), similar unnamed faces as (id, similarity, threshold), best first."""
     if not len(gallery) or not len(probes):
         return [[] for _ in range(len(probes))]
     found = gallery.store.nearest(np.asarray(probes, np.float32).view(np.ndarray), most)

@@ -1,10 +1,10 @@
 """Unnamed faces, which are kept for some time so that they can be named later, and faces that are always ignored.
 
-They are in the gallery's store too, in collections that `/v1/collections` does not list: `<collection>-unknowns`, where each
+Both are in the gallery's store, in collections that `/v1/collections` does not list: `<collection>-unknowns`, where each
 face is a person of its own, and `<collection>-ignored`. So encryption and erasure cover them like all other people.
 
-An id begins with the time in milliseconds, counted down, so that the newest come first when sorted by name. Faces of one
-photo share the next part. One thread writes many faces in one change, so that identifying does not wait for the disk.
+An id begins with a time in milliseconds that counts down, so that the newest faces come first when sorted by id. All
+faces of one photo share the next part. A thread writes many faces in one change, so that identifying does not wait for it.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _LAST_MS = 2**44 - 1
 _WRITE_EVERY, _EXPIRE_EVERY = 0.2, 600.0  # seconds
 _BATCH = 200  # faces of one change
 _TRIES = 10
-_WAIT = 1.0  # seconds in which another worker writes faces whose ids it has answered
+_WAIT = 1.0  # seconds to wait for a face that another worker has answered but not written yet
 
 
 class Unknown(NamedTuple):
@@ -103,7 +103,7 @@ class Unknowns:
         self._thread.start()
 
     def close(self) -> None:
-        """Write what waits, and end the thread."""
+        """Write the waiting faces, and end the thread."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -112,7 +112,7 @@ class Unknowns:
     # Used while identifying
 
     def ignored(self, collection: str, photo: Photo, numbers: Sequence[int]) -> set[int]:
-        """Return the numbers of those faces of the photo that are to be ignored."""
+        """Return the indices, among `numbers`, of the faces of the photo that are to be ignored."""
         gallery = self._opened(collection + IGNORED) if numbers else None
         if gallery is None or not len(gallery):
             return set()
@@ -121,7 +121,7 @@ class Unknowns:
         return {k for k, match in zip(chosen, found, strict=True) if match.name is not None}
 
     def keep(self, collection: str, photo: Photo, numbers: Sequence[int], *, source: str = "") -> dict[int, str]:
-        """Keep these faces of an analysed photo. Return the ids of the kept faces by their numbers.
+        """Keep the faces of an analysed photo with the indices `numbers`. Return the id of each kept face by its index.
 
         A face with exactly the same crop as a kept face gets that face's id. New faces are on the disk soon after.
         """
@@ -169,7 +169,7 @@ class Unknowns:
     def page(
         self, collection: str, *, after: str = "", limit: int, ignored: bool = False
     ) -> tuple[list[Unknown], str | None]:
-        """Return faces after the id `after`, newest first, and the id of the last one if more follow, otherwise None."""
+        """Return faces after the id `after`, newest first, and the last face's id if more faces follow, otherwise None."""
         self.flush()
         gallery = self._opened(collection + (IGNORED if ignored else UNKNOWNS))
         if gallery is None:
@@ -179,12 +179,12 @@ class Unknowns:
         return [one for one in found if one is not None], people[limit - 1].state.name if len(people) > limit else None
 
     def count(self, collection: str, *, ignored: bool = False) -> int:
-        """Return the number of faces."""
+        """Return the number of unnamed faces of a collection, or of `ignored` faces."""
         gallery = self._opened(collection + (IGNORED if ignored else UNKNOWNS))
         return 0 if gallery is None else len(gallery)
 
     def find(self, collection: str, ids: Sequence[str], *, ignored: bool = False) -> list[Unknown]:
-        """Return the faces with these ids. Raise `Problem` 404 if one does not exist."""
+        """Return the faces with these ids. Raise `Problem` 404 if one of the ids does not exist."""
         self.flush()
         deadline = time.monotonic() + _WAIT
         while True:
@@ -208,7 +208,7 @@ class Unknowns:
         return found, None
 
     def crop(self, collection: str, face: str, *, ignored: bool = False) -> tuple[str, bytes] | None:
-        """Return the digest and the PNG of a face's crop, or None if it has none."""
+        """Return the digest and the PNG of a face's crop, or None if no crop was kept."""
         (one,) = self.find(collection, [face], ignored=ignored)
         gallery = self._opened(collection + (IGNORED if ignored else UNKNOWNS))
         data = None if gallery is None else gallery.store.crop(one.photo.id)
@@ -232,7 +232,7 @@ class Unknowns:
         return [names[owners[row]] for row in order], embeddings
 
     def gallery(self, collection: str) -> Gallery | None:
-        """Return the collection that contains the unnamed faces, or None."""
+        """Return the collection that contains the unnamed faces, or None if it does not exist."""
         self.flush()
         return self._opened(collection + UNKNOWNS)
 
@@ -246,7 +246,7 @@ class Unknowns:
         ]  # fmt: skip
 
     def ignore(self, collection: str, ids: Sequence[str]) -> int:
-        """Ignore these faces of one person from now on: they are neither reported as strangers nor kept."""
+        """Ignore these faces of one person from now on: similar faces are neither strangers nor kept."""
         unknowns = self.find(collection, ids)
         entries = self.entries(collection, unknowns)
         gallery = self._galleries.create(collection + IGNORED, self._model(collection))
@@ -265,7 +265,7 @@ class Unknowns:
             _erase(gallery, [one.person.id for one in unknowns])
 
     def named(self, collection: str, digests: Sequence[str]) -> None:
-        """Erase faces whose crops were enrolled for a known person."""
+        """Erase unnamed faces with these crop digests, because the crops were enrolled for a person."""
         with self._changed:
             waits = any(one.collection == collection for one in self._waiting)
         if waits:
@@ -335,7 +335,7 @@ class Unknowns:
                 self._try(self.erase_removed)
 
     def _try(self, work: Callable[[], object]) -> None:
-        """Call a function, and log its errors. Faces that a store did not accept are lost; later faces are tried again."""
+        """Call a function, and log its errors. Faces that a store did not accept are lost; the thread goes on."""
         try:
             work()
         except (FacespaceError, OSError, Problem) as error:

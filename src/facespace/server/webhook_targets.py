@@ -70,7 +70,7 @@ _PORTS = {"http": 80, "https": 443}
 
 
 def checked_target(url: str, *, allow_private: bool = False) -> Target:
-    """Return the parts of a webhook's URL. Raise `TargetRefused` for a URL that no webhook may have.
+    """Return the parts of a webhook's URL. Raise `TargetRefused` for a URL that webhooks must not use.
 
     Names are not resolved here. `deliver` checks their addresses when it connects.
 
@@ -236,7 +236,7 @@ class _NotConnected(Exception):
 
 
 class _Connection(http.client.HTTPConnection):
-    """A connection to a checked address, even if the host's name resolves to another one by now."""
+    """A connection to a checked address, even if the host's name resolves to another address by now."""
 
     def __init__(self, target: Target, address: str, end: float, tls: ssl.SSLContext | None) -> None:
         super().__init__(target.host, target.port)

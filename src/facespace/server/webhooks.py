@@ -1,8 +1,8 @@
-"""Webhooks: the events that each one gets, waiting deliveries, and dead letters.
+"""Webhooks: the events that each webhook gets, waiting deliveries, and dead letters.
 
 Everything is in the state file. An event becomes one delivery for each webhook that selects it, and a delivery is deleted
 only when the target has accepted it. If the service is killed, an event may be sent twice, but it is never lost.
-`delivering` sends them.
+The module `delivering` sends the events.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class Webhooks:
         label: str = "",
         created_by: str = "",
     ) -> NewWebhook:
-        """Make a webhook for events from now on. Without a kind, collection or person, it gets all of them.
+        """Make a webhook for events from now on. Without kinds, collection or person, it gets the events of all.
 
         Raise `TargetRefused` for a target that webhooks must not go to; `ValueError` for an unknown kind, a label that
         is too long, or too many webhooks.
@@ -198,7 +198,7 @@ class Webhooks:
     # Used by `delivering`
 
     def spread(self) -> bool:
-        """Make deliveries of new events. Return whether there were any.
+        """Add a delivery for each new event and each webhook that selects it. Return whether any were added.
 
         Deliveries and the webhook's mark change in one transaction, so that no event is left out or sent twice.
         """

@@ -59,7 +59,7 @@ class Program(argparse.ArgumentParser):
         self.add_argument(name, action=_Append, default=default, help=_escaped(help))
 
     def ignore_preprocessing(self, *names: str, **defaults: int) -> None:
-        """Accept and ignore flags about preprocessing, which the model defines. Those in `names` take no value."""
+        """Accept and ignore flags about preprocessing, which the model defines. The flags in `names` take no value."""
         self.ignore("the model defines its own preprocessing", *names, **defaults)
 
     def ignore_batch_size(self, **defaults: int) -> None:
@@ -71,7 +71,7 @@ class Program(argparse.ArgumentParser):
         self.ignore("this program computes on the CPU; training respects the flag", gpu_memory_fraction=1.0)
 
     def ignore(self, why: str, *names: str, **defaults: Any) -> None:
-        """Accept and ignore flags, for the reason `why`. Those in `names` take no value."""
+        """Accept and ignore flags, for the reason `why`. The flags in `names` take no value."""
         text = f"Accepted and ignored: {why}."
         for name in names:
             self.add_argument(f"--{name}", action=_Ignore, nargs=0, default=False, why=why, help=text)

@@ -42,10 +42,10 @@ def probability_or_similarity(prediction: Prediction) -> float:
 
 
 def in_words(prediction: Prediction) -> str:
-    """Return the name, or `unknown`, and its number, as the old programs printed them.
+    """Return the name, or `unknown`, and a number, as the old programs printed them.
 
-    The number describes the nearest person. `unknown: 1.000` would look like certainty, so in that case the similarity and
-    the threshold are printed.
+    The number is the nearest person's probability or similarity. `unknown: 1.000` would look like certainty, so in that
+    case the similarity and the threshold are printed.
     """
     number = f"{probability_or_similarity(prediction):.3f}"
     if prediction.name is None and number == "1.000":

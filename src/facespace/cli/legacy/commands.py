@@ -20,7 +20,7 @@ class Verbatim(TyperCommand):
 
 
 def command_group(name: str, summary: str, package: str, programs: dict[str, str]) -> typer.Typer:
-    """Return the commands of one old project. Each calls `main` of the module with its name in `package`.
+    """Return the commands of one old project. Each calls `main` of the module of that name in `package`.
 
     `programs` maps each program to its line of help.
     """

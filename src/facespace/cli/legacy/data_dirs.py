@@ -18,9 +18,6 @@ def datasets_of(joined: str) -> list[str]:
     """Split paths joined by `:` or `;`, and expand `~`. An existing path is not split.
 
     Raises `DatasetError` if a path is empty or does not exist.
-
-    >>> split_paths("D:/datasets/casia;E:\\\\own"), split_paths("~/a:b")
-    (['D:/datasets/casia', 'E:\\\\own'], ['~/a', 'b'])
     """
     if os.path.lexists(os.path.expanduser(joined)):
         return [os.path.expanduser(joined)]
@@ -36,7 +33,11 @@ def datasets_of(joined: str) -> list[str]:
 
 
 def split_paths(joined: str) -> list[str]:
-    """Split joined paths, except at the colons of Windows drives."""
+    """Split paths joined by `:` or `;`, but not at the colons of Windows drives.
+
+    >>> split_paths("D:/datasets/casia;E:\\\\own"), split_paths("~/a:b")
+    (['D:/datasets/casia', 'E:\\\\own'], ['~/a', 'b'])
+    """
     ends = [match.start() for match in _SEPARATOR.finditer(joined)]
     bounds = itertools.pairwise([-1, *ends, len(joined)])
     return [joined[start + 1 : end] for start, end in bounds]

@@ -23,8 +23,8 @@ SHIPPED = {
 def keys_of(learning_rate: float, file: str, decay_epochs: int, decay_factor: float) -> dict[str, Any]:
     """Return the recipe's keys: a constant rate if `learning_rate` is above 0, else the schedule in `file`.
 
-    A rate of −1 in the schedule ends training. If the file does not exist but FaceNet had one of that name, its schedule
-    is used. Raises `RecipeError` for any other missing file, and for one that cannot be read as a schedule.
+    A rate of −1 in the schedule ends training. If the file does not exist but FaceNet had a schedule of that name,
+    FaceNet's schedule is used. Raises `RecipeError` for any other missing file, and for a file that is not a schedule.
     """
     decay = {"decay_epochs": decay_epochs, "decay_factor": decay_factor}
     if learning_rate > 0:

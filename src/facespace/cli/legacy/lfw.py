@@ -36,8 +36,8 @@ def pairs_path(given: str) -> Path:
 def read_pairs(path: Path, n_folds: int) -> PairList:
     """Read the list of pairs, in `n_folds` folds.
 
-    If the list has another number of folds, it is split into contiguous ones, as the old programs did. If a fold would
-    then have pairs of one kind only, the result has no folds. Raises `DatasetError` for fewer than 2 folds.
+    If the list has another number of folds, it is split into contiguous folds, as the old programs did. If a fold would
+    then have only same or only different pairs, the result has no folds. Raises `DatasetError` for fewer than 2 folds.
     """
     import numpy as np
 
@@ -120,7 +120,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def distance_name(metric: int) -> str:
-    """Return the distance with that number. Raises `DatasetError` unless it is 0 or 1."""
+    """Return the name of the distance with this number. Raises `DatasetError` for a number other than 0 and 1."""
     if metric not in (0, 1):
         raise DatasetError(f"the distance metric must be 0 (squared Euclidean) or 1 (angle), got {metric}")
     return DISTANCES[metric]

@@ -65,9 +65,9 @@ def _fold(pairs: PairList) -> list[int]:
 def even_folds(
     fold: npt.NDArray[np.int64] | None, same: npt.NDArray[np.bool_], usable: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.bool_]:
-    """Select pairs (P,) among the `usable` (P,), so that every fold has about as many of each kind.
+    """Return a mask (P,) of `usable` pairs (P,) with about as many same pairs, and different pairs, in every fold.
 
-    Folds may differ by one pair of a kind; if they differ by more, each is reduced to the smallest.
+    The numbers may differ by one. If they differ by more, every fold is reduced to the smallest number.
 
     >>> even_folds(np.array([1, 1, 1, 2]), np.array([True] * 4), np.array([True] * 4)).tolist()
     [True, False, False, True]

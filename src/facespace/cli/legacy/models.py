@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def load_model(given: str) -> Embedder:
-    """Load a model from a file or folder, or by name, and print which."""
+    """Load a model from a file or folder, or by its name, and print the old programs' line about it."""
     kind = "directory" if os.path.isdir(os.path.expanduser(given)) else "filename"
     write_line(f"Model {kind}: {plain_text(given)}")
     return load_embedder(given)

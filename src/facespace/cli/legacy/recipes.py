@@ -12,7 +12,7 @@ _BASES = ("facenet-casia-2017", "facenet-vggface2-2018", "facenet-triplet", "arc
 
 
 def as_recipe(values: dict[str, Any], program: str) -> Recipe:
-    """Return the recipe with these keys, validated. Raises `RecipeError`, which starts with the name of the program."""
+    """Return the recipe with these keys, validated. Raises `RecipeError` with a message that starts with `program`."""
     from facespace.training.recipe import from_values
 
     return from_values(values, source=program)

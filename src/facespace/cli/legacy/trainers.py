@@ -1,4 +1,4 @@
-"""What the two FaceNet trainers share: flags, recipe keys, and the folders of the run and its model."""
+"""The common parts of the two FaceNet trainers: flags, recipe keys, and the folders of the run and its model."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _MARGIN = 32
 
 
 def common_flags(parser: Program, *, batch_size: str = "Images per batch.") -> None:
-    """Add the flags that both trainers have. `batch_size` is the help of that flag."""
+    """Add the flags that both trainers have. `batch_size` is the help text of `--batch_size`."""
     parser.flags(
         ("--gpu_memory_fraction", 1.0, "Largest share of the memory of a CUDA GPU to use, from 0 to 1."),
         ("--logs_base_dir", "~/logs/facenet", "The parent of the run's folder; give it to tensorboard --logdir."),
@@ -68,7 +68,7 @@ def common_flags(parser: Program, *, batch_size: str = "Images per batch.") -> N
 def common_keys(arguments: argparse.Namespace, *, fixed: bool) -> dict[str, Any]:
     """Return the recipe's keys from the common flags.
 
-    `fixed`: standardise with constants instead of each image's own mean and deviation.
+    With `fixed`, images are standardised with constants instead of each image's own mean and deviation.
     """
     if arguments.model_def not in NETWORKS:
         raise RecipeError(

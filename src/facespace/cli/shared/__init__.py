@@ -1,4 +1,4 @@
-"""What several commands share: options, output, and naming people in photos, videos and camera frames.
+"""Code that several commands share: options, output, and naming people in photos, videos and camera frames.
 
 Begin with `options` and `output`.
 """

@@ -1,4 +1,4 @@
-"""What distributed commands share: the option --ray, its session, and progress over the parts."""
+"""Code that distributed commands share: the option --ray, its session, and progress over the parts."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def name_for_workers(opened: OpenedModel) -> str:
 
 
 def compute_with_progress(work: Work, plan: Plan, ray: str | None, what: str) -> int:
-    """Compute the missing parts, locally or on a cluster; return the number of their photos.
+    """Compute the missing parts, locally or on a cluster; return the number of photos in these parts.
 
     Ctrl+C ends the command with exit code 130.
     """

@@ -34,7 +34,7 @@ def open_gallery(
 
 
 def model_of_gallery(address: str, *, collection: str = "default", create: bool = False) -> str:
-    """Return the name of the model that made the embeddings of a gallery; empty if it has none yet.
+    """Return the name of the model that made the embeddings of a gallery; empty for a gallery without a model.
 
     With `create`, a missing file is not created, but an empty file, left by an interrupted process, becomes a gallery.
     """
@@ -57,7 +57,7 @@ class GalleryCommand(TyperCommand):
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Move a gallery in the first argument to `--gallery`, and parse."""
+        """Rewrite a gallery given as the first argument as `--gallery GALLERY`, and parse the arguments."""
         places = [] if self._is_given(args) else self._words(args)
         n_needed = sum(param.param_type_name == "argument" and param.required for param in self.params)
         is_named = bool(os.environ.get(GALLERY_VARIABLE))

@@ -42,7 +42,7 @@ def load_embedder(
 
 
 def say_if_people_are_alike(embedder: Embedder, people: npt.NDArray[np.float32]) -> None:
-    """Report on stderr if the templates (P,D) of different people are all alike, unless `load_embedder` did so."""
+    """Report on stderr if the templates (P,D) of different people are all alike, unless `load_embedder` reported it."""
     from facespace.embedding.collapse import collapse_remark, looks_collapsed
 
     if looks_collapsed(people) and not embedder.collapse_remark():
@@ -50,7 +50,7 @@ def say_if_people_are_alike(embedder: Embedder, people: npt.NDArray[np.float32])
 
 
 def model_of_classifier(path: Path) -> str:
-    """Return the name of the model a classifier was fitted with; empty if the file does not exist or has none."""
+    """Return the name of the model a classifier was fitted with; empty if the file does not exist or names no model."""
     from facespace.identification.classifier import Classifier
 
     return name_in(Classifier.load(path).model_) if path.exists() else ""
@@ -59,8 +59,8 @@ def model_of_classifier(path: Path) -> str:
 def model_of_crops(folder: Path, *, aligned: bool = False) -> str:
     """Return the name of the model that a folder of crops was made for; empty for photos.
 
-    If the folder's record does not contain a known model, it is the first named model that accepts such crops. `aligned`
-    means that the images are crops even without a record; then it is the first named model that accepts their size.
+    If the folder's record does not contain a known model, return the first named model that accepts such crops. `aligned`
+    means that images without a record are crops; then return the first named model that accepts their size.
     """
     from facespace.faces.crops import may_be_cut, read_record, size_of_first
     from facespace.models.zoo import MODELS, find_card
@@ -80,6 +80,6 @@ def model_of_crops(folder: Path, *, aligned: bool = False) -> str:
 
 
 def name_in(held: Any) -> str:
-    """Return the model name in a record of `embedding.compatibility.model_of`; empty if it has no name."""
+    """Return the model name in a record from `embedding.compatibility.model_of`; empty if the record has no name."""
     name = held.get("model") if isinstance(held, dict) else None
     return name if isinstance(name, str) else ""

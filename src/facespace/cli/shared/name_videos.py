@@ -36,7 +36,7 @@ class Screen(Protocol):
         """Replace the image and the title."""
 
     def close(self) -> None:
-        """Close it."""
+        """Close the window."""
 
 
 def subtitle_files(folder: Path, videos: Iterable[str]) -> dict[str, Path]:
@@ -69,7 +69,7 @@ def name_video(
     """Print who is in a video and when, and write subtitles and an annotated copy if requested.
 
     With `json`, prints one object per processed frame and then one with the appearances; otherwise only the appearances.
-    `every`: process every so many frames instead of five per second. `subtitles` and `draw` are the .srt file and the
+    `every`: process every N-th frame instead of five per second. `subtitles` and `draw` are the .srt file and the
     annotated video to write. `repeats` is passed to `VideoNamer`. Failures are counted in `report`; a damaged video is
     processed up to the damage.
     """
@@ -117,10 +117,10 @@ def name_camera(
 ) -> None:
     """Show the people in front of a camera, in a window until it is closed; print their names if there is no screen.
 
-    With `json`, prints one object per frame; without a screen, prints a line whenever other people are visible. At the
+    With `json`, prints one object per frame; without a screen, prints a line whenever the visible people change. At the
     end, also after Ctrl+C, prints all appearances. `repeats` is passed to `VideoNamer`. `frames` and `open_window` replace
     the camera and the window in tests.
-    Raises `VideoError` if there is no such camera or it stops, `RuntimeUnavailable` without PyAV.
+    Raises `VideoError` if there is no such camera or the camera stops, `RuntimeUnavailable` without PyAV.
     """
     from facespace.video.camera import read_camera
     from facespace.video.drawing import draw_frame

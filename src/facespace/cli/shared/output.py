@@ -68,7 +68,7 @@ def progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:
 
 @contextlib.contextmanager
 def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Return a function to call with (done, total), which updates a progress bar if stderr is a terminal."""
+    """Yield a function to call with (done, total), which updates a progress bar if stderr is a terminal."""
     if not sys.stderr.isatty():
         yield lambda done, total: None  # noqa: ARG005
         return
@@ -93,7 +93,7 @@ def write_line(text: str) -> None:
 
 
 def _write(stream: TextIO, line: str) -> None:
-    """Write a line and its end in one call. Unbuffered, `print` makes two, which would mix the lines of processes on one pipe.
+    """Write a line and its end in one call. `print` may make two, which would mix the lines of processes that share a pipe.
 
     Marks that change the direction of text are escaped.
     """
@@ -120,7 +120,7 @@ def resumable(error: KeyboardInterrupt | OSError, out: Path) -> str:
 
 
 def similarity_and_threshold(similarity: float, threshold: float) -> str:
-    """Return both with three decimals, or with more if needed to show that the similarity is below the threshold.
+    """Return both numbers in words, with three decimals, or with more to show a similarity below the threshold.
 
     >>> similarity_and_threshold(0.5123, 0.4), similarity_and_threshold(0.99998, 0.99999)
     ('similarity 0.512 (threshold 0.400)', 'similarity 0.99998 (threshold 0.99999)')
@@ -132,12 +132,12 @@ def similarity_and_threshold(similarity: float, threshold: float) -> str:
 
 
 def turned(photo: Photo) -> str:
-    """Return how a photo was turned to find its faces, in words; empty if it was not."""
+    """Return how a photo was turned to find its faces, in words; empty if it was not turned."""
     return f" (turned by {photo.turned} degrees clockwise)" if photo.turned else ""
 
 
 def turned_json(photo: Photo) -> dict[str, Any]:
-    """Return the same as a JSON field; empty if the photo was not turned."""
+    """Return the field `turned` of a photo's JSON; empty if the photo was not turned."""
     return {"turned": photo.turned} if photo.turned else {}
 
 
@@ -158,7 +158,7 @@ class Targets:
     def path(self, source: str | os.PathLike[str], ending: str, *, instead_of: tuple[str, ...] | None = None) -> Path:
         """Return the name of `source` with another `ending`, and a number if that name was returned before.
 
-        `instead_of`: the endings that the new one replaces; to any other ending it is appended. None: it replaces any.
+        The new ending replaces an ending in `instead_of`, and is appended to any other. With None, it replaces any ending.
         """
         path = Path(source)
         stem = path.stem if instead_of is None or path.suffix.lower() in instead_of else path.name

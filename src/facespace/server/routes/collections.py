@@ -176,7 +176,7 @@ async def change_collection(request: Request, caller: Admin, name: str, patch: C
     responses=problems(),
 )  # fmt: skip
 async def erase_collection(request: Request, caller: Admin, name: str) -> Response:
-    """Erase all its people, removed people, unnamed and ignored faces, settings and log. This cannot be undone."""
+    """Erase a collection with its people, unnamed and ignored faces, settings and log. This cannot be undone."""
     service = service_of(request)
     gallery = await _named(service, name)
 
@@ -276,7 +276,7 @@ def _imported(gallery: Gallery, path: Path, skip_known: bool) -> Counts:
 
 
 def _exported(service: Service, gallery: Gallery) -> Any:
-    """Return an open file without a name: no other program can open it, and it disappears with this process."""
+    """Return the exported file, open but deleted: no other program can open it, and it vanishes when it is closed."""
     with tempfile.TemporaryDirectory(dir=_folder(service), prefix="export-") as folder:
         path = Path(folder) / "people.facespace"
         try:

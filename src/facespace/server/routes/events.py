@@ -124,7 +124,7 @@ async def stream_events(
     ] = None,
     wait: Annotated[float | None, Query(ge=0, le=86_400, description="End the stream after this many seconds.")] = None,
 ) -> Response:
-    """Stream events. A client that reconnects with the last event's id as `Last-Event-ID` misses none.
+    """Stream events. A client that reconnects with the last event's id as `Last-Event-ID` misses no event.
 
     Without an id the stream begins with new events. A comment is sent at least every 15 seconds. The event `missed` means
     that events after the id have been deleted because they were too old or too many.
@@ -168,7 +168,7 @@ async def list_events(
 ) -> Any:
     """List events, oldest first. Send `next` as `after` to continue.
 
-    People seen are recorded only while there is a listener; each call counts as one for a minute.
+    People seen are recorded only while there is a listener. Each call counts as a listener for a minute.
     """
     service = service_of(request)
     events: Events = service.events

@@ -1,4 +1,4 @@
-"""Whether the service is running and ready, and its metrics."""
+"""The state of the service (is it running, is it ready) and its metrics."""
 
 from __future__ import annotations
 

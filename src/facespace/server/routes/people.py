@@ -200,8 +200,8 @@ async def create_person(
 ) -> CreatedPerson:
     """Create a person, who needs photos: the request is a form with `name` and one or more files `photo`.
 
-    If the name is taken, nothing is added: 409 `name_taken` with the id of the `other`. If no photo can be enrolled: 422
-    `photo_needed` with the `rejected` photos.
+    If the name is taken, nothing is added: 409 `name_taken` with the id of the `other` person. If no photo can be enrolled:
+    422 `photo_needed` with the `rejected` photos.
     """
     service_of(request).engine.check_queue(1)
     form = await _form_or_json(request)
@@ -334,7 +334,10 @@ async def merge_people(
     merge: Merge,
     collection: CollectionName = "default",
 ) -> ChangedPerson:
-    """Move the photos of other people to this person, and remove the others. With `etags` none may have changed since."""
+    """Move the photos of other people to this person, and remove the others.
+
+    With `etags`, the answer is 412 if one of the others has changed since the client saw it.
+    """
     if merge.etags is not None and len(merge.etags) != len(merge.others):
         raise Problem(422, "invalid", f"etags must be as many as others, {len(merge.others)}, got {len(merge.etags)}")
     numbers = [person_number(one) for one in merge.others]

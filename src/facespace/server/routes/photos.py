@@ -56,7 +56,7 @@ class Photos(BaseModel):
 
 
 class PhotoRemoved(Undo):
-    """The result of removing a photo. `person` is null if it was the last one."""
+    """The result of removing a photo. `person` is null if it was the person's last photo."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"undo": 12, "person": None}]})
 
@@ -156,7 +156,7 @@ def png_response(request: Request, crop: tuple[str, bytes] | None) -> Response:
 async def remove_photo(
     request: Request, caller: Enroller, person_id: str, photo_id: str, collection: CollectionName = "default"
 ) -> PhotoRemoved:
-    """Remove a photo, and the person with the last one. If-Match with the person's ETag is optional."""
+    """Remove a photo; removing the last one removes the person. If-Match with the person's ETag is optional."""
     service, number, photo = service_of(request), person_number(person_id), photo_number(photo_id)
     gallery = await collection_of(service, collection)
 

@@ -1,4 +1,4 @@
-"""A collection's settings: thresholds, model, storage and limits, and an administrator's choices."""
+"""A collection's settings: thresholds, model, storage and limits, and those that an administrator can change."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ class ModelModel(BaseModel):
 
 
 class RatePoint(BaseModel):
-    """The similarity that a share `rate` of strangers reaches to the person most similar to them."""
+    """A share `rate` of strangers have at least the similarity `threshold` to the person most similar to them."""
 
     rate: float
     threshold: float
 
 
 class MatchPoint(BaseModel):
-    """The similarity that a share `fmr` of pairs of different people reaches."""
+    """A share `fmr` of pairs of different people have at least the similarity `threshold`."""
 
     fmr: float
     threshold: float

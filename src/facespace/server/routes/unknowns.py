@@ -109,7 +109,7 @@ class FaceClusters(BaseModel):
 
 
 class AlikeFace(BaseModel):
-    """An unnamed face that is similar to one of the photo."""
+    """An unnamed face that is similar to a face of the photo."""
 
     unknown_id: str
     similarity: float
@@ -155,7 +155,7 @@ class Faces(BaseModel):
 
 
 class IgnoredFaces(BaseModel):
-    """The number of faces that are now ignored."""
+    """The number of faces of this request, which are now ignored."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"ignored": 1}]})
 
@@ -346,7 +346,7 @@ def _name(service: Service, collection: str, ids: list[str], name: str | None, n
 async def ignore_unknowns(
     request: Request, caller: Enroller, faces: Faces, collection: CollectionName = "default"
 ) -> IgnoredFaces:
-    """Ignore the person in these faces: `identify` answers `ignored` for similar faces, and they are not kept."""
+    """Ignore the person in these faces: `identify` answers `ignored` for similar faces, which are not kept."""
     service = service_of(request)
     await collection_of(service, collection)
     return IgnoredFaces(ignored=await acting(service, caller, service.unknowns.ignore, collection, faces.faces))

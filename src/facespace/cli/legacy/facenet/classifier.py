@@ -1,4 +1,4 @@
-"""facespace facenet classifier: train a classifier on class folders of crops, or test it on others."""
+"""facespace facenet classifier: train a classifier on class folders of crops, or test it on other class folders."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def _model(given: str) -> Embedder:
 def _chosen(root: Path, arguments: argparse.Namespace | None = None, *, train: bool = False) -> set[str]:
     """Return the images of class folders to train or test on, and print how many there are.
 
-    With `--use_split_dataset` these are the training or the test part, otherwise all. Raises `DatasetError` if none is left.
+    With `--use_split_dataset`, only the training or the test part is returned. Raises `DatasetError` if no image is left.
     """
     from facespace.datasets.formats.class_folders import read_class_folders
     from facespace.pipeline.people import split_people
@@ -188,7 +188,7 @@ def _shape_of_crops(root: Path) -> tuple[int, int] | None:
 
 
 def _aligned_option(root: Path, embedder: Embedder) -> tuple[str, ...]:
-    """Return `--aligned` if the folder contains crops but has no record of it."""
+    """Return the option `--aligned` if the folder contains crops but no record (align.json) that says so."""
     from facespace.faces.crops import may_be_cut
 
     size = _shape_of_crops(root) if root.is_dir() else None

@@ -12,7 +12,7 @@ from facespace.errors import DatasetError
 from facespace.io.text import plain_text
 
 _MAX_SHOWN = 30  # with more faces, the distance matrix is not printed
-_MIN_SCORE = 0.95  # of a detection
+_MIN_SCORE = 0.95  # faces with this score or less are left out
 
 
 def main(argv: list[str]) -> None:

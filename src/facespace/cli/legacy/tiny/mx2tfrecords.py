@@ -22,7 +22,7 @@ _EVERY = 10_000
 
 
 def main(argv: list[str]) -> None:
-    """Write DIR/tran.tfrecords with the image files unchanged, and read it back to check it."""
+    """Write the images unchanged to DIR/tran.tfrecords, the old program's spelling, and read them back to check them."""
     parser = Program("tiny mx2tfrecords", "Convert train.rec and train.idx to DIR/tran.tfrecords.")
     parser.flags(
         ("--bin_path", "/data/ChuyuanXiong/up/face/faces_emore/train.rec", "The .rec file to read."),

@@ -15,7 +15,7 @@ from facespace.io.text import plain_text
 NETWORK = "resnet50"
 RATES = [0.001, 0.0005, 0.0003, 0.0001]
 _EVERY = 100  # steps after which the state is saved and a line is shown
-_DROPS = (40_000, 60_000, 80_000)  # of the rate, in steps of 512 images
+_DROPS = (40_000, 60_000, 80_000)  # steps of 512 images after which the learning rate drops
 
 
 def main(argv: list[str]) -> None:
@@ -91,10 +91,10 @@ def rates_of(words: list[str]) -> list[float]:
 
 
 def _steps(n_steps: int, batch_size: int, rates: list[float]) -> dict[str, Any]:
-    """Return the recipe's keys for epochs of 100 steps, after each of which a checkpoint is saved, and the schedule.
+    """Return the recipe's keys for the schedule, and for epochs of 100 steps. A checkpoint is saved after every epoch.
 
     The rate drops after 40,000, 60,000 and 80,000 steps of 512 images. The old program counted every step twice, so its
-    rate dropped after half as many.
+    rate dropped after half as many steps.
     """
     each = min(_EVERY, n_steps)
     factor = max(512 // batch_size, 1)
