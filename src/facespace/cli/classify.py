@@ -281,7 +281,7 @@ def _portraits(people: People, classifier: Classifier, embedder: Embedder) -> di
 
 
 def _known(output: Path, embedder: Embedder) -> dict[str, npt.NDArray[np.float32]]:
-    """Return an existing classifier's embeddings by their digests; empty if there is none for this model."""
+    """Return the embeddings of the classifier in `output`, by digest; empty if no classifier of this model is there."""
     from facespace.embedding.compatibility import other_model
     from facespace.identification.classifier import Classifier
 

@@ -218,7 +218,7 @@ def _find_in_parts(
     )  # fmt: skip
     work, plan = begin(work, digests)
     compute_with_progress(work, plan, ray, "finding faces")
-    tidy(output)  # files of workers that were lost
+    tidy(output)  # removes files that lost workers left behind
     yield from read_photos(work, plan)
 
 

@@ -28,7 +28,7 @@ PhotoNumbers = Annotated[
 _DAY = 86_400  # seconds
 _MOST_DAYS = 36_500
 _NAMES_SHOWN = 5
-_WHOLE_LOG = 2**31  # entries
+_WHOLE_LOG = 2**31  # entries; no log has as many
 
 
 class Templates(str, Enum):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from facespace.identification.gallery_copy import Copied
     from facespace.identification.stores.protocol import Store
 
-_N_DIGITS = 16  # of a checksum that is printed
+_N_DIGITS = 16  # printed digits of a checksum
 
 
 def export(

@@ -99,7 +99,7 @@ def _name(recipe: str) -> str:
 
 
 class _Lines:
-    """Prints lines. Passing lines, such as progress, replace each other on a terminal; in a pipe there is one per minute."""
+    """Prints lines. Passing lines, such as progress, replace each other on a terminal; a pipe gets one per minute."""
 
     def __init__(self) -> None:
         self.is_main = int(os.environ.get("RANK", "0")) == 0

@@ -38,7 +38,7 @@ class DistanceName(str, Enum):
 
 
 class FlipName(str, Enum):
-    """The use of the mirror image: none, or its embedding is concatenated or added."""
+    """The use of the mirror image: it is not used, or its embedding is concatenated or added."""
 
     none = "none"
     concat = "concat"
@@ -297,7 +297,7 @@ def _represent_in_parts(
 
 
 def _summary(evaluation: Evaluation) -> list[str]:
-    """Return the printed lines: the figures and all settings they depend on."""
+    """Return the printed lines: the figures, and all settings that the figures depend on."""
     from facespace.evaluation import report
 
     result, settings, intervals = evaluation.verification, evaluation.settings, evaluation.intervals

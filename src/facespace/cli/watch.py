@@ -359,7 +359,7 @@ class _Stopped(Exception):
 def _retry(ask: Callable[[], T], stop: threading.Event) -> T:
     """Return the answer of a gallery or service, and repeat the request while it is unavailable.
 
-    Raises `_Stopped` when `stop` is set meanwhile, and any error that repeating would not help.
+    Raises `_Stopped` if `stop` is set before that, and any error that a repetition would not solve.
     """
     n_failed, last_error = 0, ""
     while True:
@@ -395,7 +395,7 @@ def _watch_all(
     cooldown: float,
     per_second: float,
 ) -> None:
-    """Watch every source in a thread, until all have ended or `stop` is set. Raises the error that ended all sources, if any."""
+    """Watch every source in a thread, until all have ended or `stop` is set. Raises an error that ended all sources."""
     ended: list[BaseException] = []
 
     def run(source: Source) -> None:

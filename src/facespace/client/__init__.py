@@ -1,6 +1,6 @@
 """A client for the HTTP API of a facespace service, with the names of the library.
 
-Begin with `client.Client`. `calls` builds the requests, `transport` sends them and decides which are repeated, `fields`
+Begin with `client.Client`. `calls` builds the requests, `transport` sends them and repeats them if that is safe, `fields`
 checks every value of an answer, and `answers` defines what the client returns. `uploads` enrolls many photos exactly once, and
 records them in a `journal`.
 """

@@ -26,10 +26,10 @@ class EmbeddedFace(Face):
 class NamedFace(Face):
     """A face with the name of the person it shows, or None for unknown, as in the library's `Match`.
 
-    `person` is the person's id. `similarity` is the cosine similarity to the most similar person, for an unknown face
-    too; None if no person is enrolled. A named face has at least the similarity `threshold`. The `reason` of an
-    unknown face is `stranger`, `too_small`, `too_blurred`, `nobody_enrolled`, `ignored` or `somebody_else_here`, and
-    `unknown_id` is the id under which the service keeps it.
+    `person` is the person's id. `similarity` is the cosine similarity to the most similar person, even for an
+    unknown face, and None if no person is enrolled. A named face has at least the similarity `threshold`. For an unknown
+    face, `reason` is `stranger`, `too_small`, `too_blurred`, `nobody_enrolled`, `ignored` or `somebody_else_here`, and
+    `unknown_id` is the id under which the service keeps the face.
     """
 
     name: str | None
@@ -138,7 +138,7 @@ class Remark:
 
 @dataclass(frozen=True, slots=True)
 class AddedPhoto:
-    """An enrolled photo: its `index` among those sent, its id, the face's box, and remarks."""
+    """An enrolled photo: its `index` among the photos sent, its id, the face's box, and remarks."""
 
     index: int
     id: str
@@ -149,7 +149,7 @@ class AddedPhoto:
 
 @dataclass(frozen=True, slots=True)
 class RejectedPhoto:
-    """A photo that was not enrolled: its `index` among those sent, a stable `code`, and `detail` in words.
+    """A photo that was not enrolled: its `index` among the photos sent, a stable `code`, and `detail` in words.
 
     Codes: `no_face`, `several_faces`, `poor_quality`, `already_known`, `other_person`, `unreadable_image`, `too_large`.
     """

@@ -157,7 +157,7 @@ def _are_numbers(value: object, n: int | None) -> bool:
 
 
 def _shown(value: object) -> str:
-    """Return a value for a message: short, on one line, without converting all of a large one."""
+    """Return a value for a message: short, on one line, without converting all of a large value."""
     if isinstance(value, (dict, list)):
         kind = "an object" if isinstance(value, dict) else "a list"
         return f"{kind} of {len(value)}"

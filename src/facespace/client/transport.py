@@ -63,7 +63,7 @@ class Transport:
     """A connection to the service at `url`. Threads may share it.
 
     `timeout` is the number of seconds for each step of a request, and for a whole answer once it has begun; `retries` is
-    how often a request is repeated at most. Raises `ValueError` for an invalid URL or key.
+    how many times a request is repeated at most. Raises `ValueError` for an invalid URL or key.
     """
 
     def __init__(self, url: str, key: str | None, *, timeout: float, retries: int) -> None:

@@ -85,7 +85,7 @@ def allowed(*roles: Role, scope: Scope = "named") -> Dependency:
 
 
 def key_text(request: Request) -> str | None:
-    """Return the key in the headers `Authorization: Bearer …` or `X-API-Key: …`, or None if there is neither."""
+    """Return the key in `Authorization: Bearer …` or `X-API-Key: …`, None without these headers, or "" for another scheme."""
     given = request.headers.get("authorization")
     if given is None:
         return request.headers.get("x-api-key")

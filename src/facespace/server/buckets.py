@@ -17,7 +17,7 @@ from typing import Protocol
 from facespace.io.files import remedy
 from facespace.server.state import StateError
 
-MAX_BUCKETS = 8192  # callers remembered at once; the one seen longest ago is forgotten first
+MAX_BUCKETS = 8192  # callers remembered at once; the caller seen longest ago is forgotten first
 _SLOT = struct.Struct("<16sdd")  # the hash of a caller, its tokens, and the time of that count
 _WAYS = 8  # slots in which a caller may be stored
 
@@ -27,7 +27,7 @@ class Buckets(Protocol):
 
     @property
     def lock(self) -> contextlib.AbstractContextManager[object]:
-        """Exclude other threads, and other processes if they share the buckets."""
+        """A lock that excludes other threads, and other processes if they share the buckets."""
 
     def read(self, caller: str) -> tuple[float, float] | None:
         """Return a caller's tokens and the time when they were counted, or None for a new caller."""
@@ -79,7 +79,7 @@ class SharedBuckets:
 
     @property
     def lock(self) -> contextlib.AbstractContextManager[object]:
-        """Exclude other threads and processes."""
+        """A lock that excludes other threads and processes."""
         return self._locked()
 
     @contextlib.contextmanager

@@ -1,5 +1,5 @@
 """The settings that an administrator chose for a collection: the share of strangers that may be named, and which faces
-are kept. They are in the gallery's store, so every service that uses the gallery follows them.
+are kept. The settings are in the gallery's store, so every service that uses the gallery follows them.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ def person_with(gallery: Gallery, text: str) -> StoredPerson:
 
 
 def compare_with_person(one: OneFace, person: StoredPerson, gallery: Gallery, rate: float | None) -> Comparison:
-    """Compare a face with one person of a gallery. It blocks. `rate` is the share of strangers that may be accepted."""
+    """Compare a face with one person of a gallery. This call blocks. `rate` is the share of strangers that may be accepted."""
     photos = gallery.store.photos(person.id)
     if not photos:
         raise Problem(404, "no_such_person", "the person was removed in the meantime")

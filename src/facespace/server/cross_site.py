@@ -79,7 +79,7 @@ def _split(address: str) -> tuple[str, int | None] | None:
 
 
 def _is_ours(settings: Settings, host: str) -> bool:
-    # A service that listens at every address always needs keys, and other pages do not have them.
+    # A service that listens at every address always needs keys, and pages of other sites have no key.
     if settings.host in _EVERY_ADDRESS or is_loopback(host):
         return True
     return host in {settings.host.strip("[]").lower(), *(name.lower().rstrip(".") for name in settings.hosts)}

@@ -219,11 +219,11 @@ class Engine:
         self._blocking = ThreadPoolExecutor(_BLOCKING_THREADS, thread_name_prefix="facespace-serve")
 
     def embedder(self, model: str) -> Embedder:
-        """Return the embedder of a model, which is loaded once. May block. Raise `ModelError` if it cannot be loaded."""
+        """Return the embedder of a model, loaded once. This call may block. Raise `ModelError` if it cannot be loaded."""
         return self._of(model).embedder
 
     def detector(self, model: str) -> Detector:
-        """Return the detector that belongs to the model. May block."""
+        """Return the detector that belongs to the model. This call may block."""
         return self._of(model).detector
 
     def check_queue(self, n_photos: int) -> None:

@@ -1,4 +1,4 @@
-"""Enrols the photos of a request: each is added, or rejected with a stable code, independently of the others."""
+"""Enrols the photos of a request: each photo is added, or rejected with a stable code, independently of the others."""
 
 from __future__ import annotations
 

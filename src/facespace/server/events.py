@@ -156,7 +156,7 @@ class Events:
                 (int(time.time() * 1000),),
             )
         self._lock = threading.Condition()
-        self._writing = threading.Lock()  # held while people seen are written, so that none reappears after `forget`
+        self._writing = threading.Lock()  # held while people seen are written: no event reappears after `forget`
         self._waiting: deque[tuple[float, str, str, str | None, str]] = deque(maxlen=MAX_WAITING)
         self._recent: deque[Event] = deque(maxlen=_RECENT)
         self._last = self._newest()
@@ -274,7 +274,7 @@ class Events:
         return found, found[-1].number if full else max(newest, number, *(event.number for event in found[-1:]))
 
     def recent(self, number: int, limit: int, event_filter: EventFilter | None) -> tuple[list[Event], int] | None:
-        """Return the same as `read` from memory alone, or None if events after that number are only in the file."""
+        """Return the same as `read` from memory alone, or None if some of these events are only in the file."""
         found: list[Event] = []
         with self._lock:
             if number < self._recent_after:

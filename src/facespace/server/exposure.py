@@ -8,7 +8,7 @@ from facespace.server.state import State
 
 
 def check_exposure(settings: Settings) -> str:
-    """Return a warning that the service needs no keys, or "" if it needs them.
+    """Return a warning that the service needs no key, or "" if it needs a key.
 
     Raise `ValueError` for a service without keys that other machines could reach, or that is behind a proxy.
     """

@@ -162,7 +162,7 @@ class Publisher:
             return list(self._unsent.values())
 
     def flush(self, seconds: float) -> bool:
-        """Wait until the broker has confirmed all events. Return False if it has not within `seconds`."""
+        """Wait until the broker has confirmed all events. Return False if that takes more than `seconds`."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._unsent, timeout=seconds)
 
@@ -202,13 +202,13 @@ class Publisher:
             self._changed.notify_all()
 
     def _report(self, what: str) -> None:
-        if what != self._reported:  # once, not at every attempt
+        if what != self._reported:  # report a problem once, not at every attempt
             self._reported = what
             _log.warning("%s: %s; trying again", self.broker, what)
 
 
 class Bridge:
-    """Publishes the events of a service until the broker has confirmed them. The state file stores the last one."""
+    """Publishes events until the broker has confirmed them. The state file stores the last confirmed event."""
 
     def __init__(self, events: Events, publisher: Publisher) -> None:
         self._events = events

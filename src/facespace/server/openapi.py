@@ -107,7 +107,7 @@ def photo_body(
 def answer(
     model: Any, example: Any, *, description: str = "Done", status: int = 200, also: tuple[int, ...] = ()
 ) -> dict[int | str, dict[str, Any]]:
-    """Return the `responses=` of a route: its answer with an example, and the problems, with the statuses `also`."""
+    """Return the `responses=` of a route: its answer with an example, and the problems, including those of `also`."""
     documented: dict[str, Any] = {"description": description, "content": {"application/json": {"example": example}}}
     if model is not None:
         documented["model"] = model

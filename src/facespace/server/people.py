@@ -153,7 +153,7 @@ def _number(text: str, code: str, what: str) -> int:
 
 
 def if_match(request: Request, gallery: Gallery, number: int, *, needed: bool = True) -> Seen:
-    """Return the person, and the state that the client has seen, from the header If-Match. May block.
+    """Return the person, and the state that the client has seen, from the header If-Match. This call may block.
 
     `*` stands for any state. Raise `Problem` 428 if the header is `needed` but missing, 412 if it contains no valid ETag.
     """

@@ -23,7 +23,7 @@ from facespace.server.state import StateError
 
 MEDIA_TYPE = "application/problem+json"
 
-# Code: its status and title. The codes are part of the API and never change.
+# The HTTP status and title of each code. The codes are part of the API and never change.
 PROBLEMS: dict[str, tuple[int, str]] = {
     "malformed": (400, "The request is malformed"),
     "unauthorized": (401, "A valid key is needed"),
@@ -229,7 +229,7 @@ def add_problem_handlers(app: FastAPI, routers: Sequence[APIRouter]) -> None:
     """Answer every error that routes raise as a problem. A 405 lists the methods of the address."""
 
     async def handle(request: Request, error: Exception) -> Response:
-        if isinstance(error, NoSuchCollection) and error.removed:  # by another process; a new one may reuse the name
+        if isinstance(error, NoSuchCollection) and error.removed:  # by another process; a new one may reuse its name
             service = request.app.state.service
             await service.engine.run(service.galleries.forget, error.removed)
         problem = as_problem(error)

@@ -183,7 +183,7 @@ class State:
         return _SEALED + sealing.seal_text(text) if sealing.encrypted else text
 
     def opened(self, text: str) -> str:
-        """Return the text from which `sealed` made this one. Text that is not encrypted is returned unchanged."""
+        """Decrypt a text from `sealed`. Return a text that is not encrypted unchanged."""
         if not text.startswith(_SEALED):
             return text
         try:

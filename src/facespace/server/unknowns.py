@@ -246,7 +246,7 @@ class Unknowns:
         ]  # fmt: skip
 
     def ignore(self, collection: str, ids: Sequence[str]) -> int:
-        """Ignore these faces of one person from now on: similar faces are neither strangers nor kept."""
+        """Ignore the person in these faces: similar faces are `ignored` from now on, and not kept. Return their number."""
         unknowns = self.find(collection, ids)
         entries = self.entries(collection, unknowns)
         gallery = self._galleries.create(collection + IGNORED, self._model(collection))

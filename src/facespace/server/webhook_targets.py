@@ -30,7 +30,7 @@ SIGNATURE_HEADER = "X-Facespace-Signature"
 EVENT_ID_HEADER = "X-Facespace-Event-Id"
 
 _MOST_READ = 4096  # bytes read of an answer's body, which is not kept
-# The metadata address of Azure, which no range below covers. Those of other clouds are link-local, CGNAT or ULA.
+# The metadata address of Azure, which no range below covers. Other clouds use link-local, CGNAT or ULA addresses.
 _METADATA = frozenset({ipaddress.ip_address("168.63.129.16")})
 # Ranges of IANA's special-purpose registries that older versions of Python treat as public.
 _SPECIAL = (

@@ -76,7 +76,7 @@ class GalleryCommand(TyperCommand):
         return any(word.partition("=")[0] == "--gallery" for word in options)
 
     def _words(self, args: Sequence[str]) -> list[int]:
-        """Return the indices of arguments that are neither options nor their values."""
+        """Return the indices of arguments that are neither options nor values of options."""
         take_a_value = {
             name
             for option in self.params

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def check_inputs(
     images: Sequence[str] | None, camera: int | None, draw: Path | None, subtitles: Path | None
 ) -> list[str]:
-    """Return the files to process; empty for a camera. Raises a usage error if both are given, or neither is."""
+    """Return the files to process; empty for a camera. Raises a usage error unless either files or a camera are given."""
     if camera is not None and (images or draw or subtitles):
         raise typer.BadParameter("cannot be combined with IMAGE, --draw or --subtitles", param_hint="--camera")
     if camera is None and not images:

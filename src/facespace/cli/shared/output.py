@@ -93,7 +93,7 @@ def write_line(text: str) -> None:
 
 
 def _write(stream: TextIO, line: str) -> None:
-    """Write a line and its end in one call. `print` may make two, which would mix the lines of processes that share a pipe.
+    """Write a line and its end in one call. `print` may make two calls, and processes that share a pipe would mix lines.
 
     Marks that change the direction of text are escaped.
     """

@@ -311,7 +311,7 @@ async def _named(service: Service, name: str) -> Gallery:
 
 
 def _entry_if_there(service: Service, name: str) -> dict[str, Any] | None:
-    """Return a collection as JSON, or None if it was removed meanwhile, or is too damaged to be opened."""
+    """Return a collection as JSON, or None if it was removed meanwhile or is too damaged to be opened."""
     try:
         return _entry(service, service.galleries.get(name))
     except NoSuchCollection:

@@ -61,7 +61,7 @@ class PageFile:
 
 @cache
 def page_files() -> dict[str, PageFile]:
-    """Return all files of the page by name. Only these are served, so a name cannot lead to any other file."""
+    """Return all files of the page by name. Only these files are served, so a name cannot lead to any other file."""
     found = {}
     for path in sorted(FOLDER.iterdir()):
         if media_type := _TYPES.get(path.suffix):

@@ -111,7 +111,7 @@ class ChangedPerson(Person, Undo):
 
 
 class Merge(BaseModel):
-    """The people whose photos the person gets. `etags`, in the same order, are the ones that the client saw."""
+    """The people whose photos the person gets. `etags`, in the same order, are the ETags that the client saw."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"others": ["4"]}]})
 
