@@ -181,7 +181,7 @@ def _card(name: str) -> ModelCard:
 
 
 def _checked(sha256: str | None, unverified: bool) -> str | None:
-    """Return the SHA-256 of `--sha256` in lower case, or None. Raises a usage error if it is invalid or not needed."""
+    """Return the SHA-256 of `--sha256` in lower case, or None. Raises a usage error for other text, or with `--unverified`."""
     if sha256 is None:
         return None
     if unverified:

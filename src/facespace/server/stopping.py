@@ -13,8 +13,8 @@ from types import FrameType
 def calling_at_stop(function: Callable[[], None]) -> Iterator[None]:
     """Call a function on SIGTERM or SIGINT, before the existing handler.
 
-    A server that is asked to stop waits for its open connections. The function ends the connections that are event streams. Outside
-    the main thread, where Python handles no signals, this does nothing.
+    A server that is asked to stop waits for its open connections. The function ends the connections that are event
+    streams. Outside the main thread, where Python handles no signals, this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

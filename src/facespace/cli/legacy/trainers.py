@@ -24,7 +24,7 @@ NETWORKS = {
 }
 _DATA = "~/datasets/casia/casia_maxpy_mtcnnalign_182_160"
 _STAMP = "%Y%m%d-%H%M%S"
-# Training cuts 160 px out of crops of 182 px with a margin of 44 px. Crops of 160 px with this margin show the same part.
+# Training cuts 160 px out of crops of 182 px with a margin of 44 px: about the same as crops of 160 px with this margin.
 _MARGIN = 32
 
 

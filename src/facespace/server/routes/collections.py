@@ -176,7 +176,7 @@ async def change_collection(request: Request, caller: Admin, name: str, patch: C
     responses=problems(),
 )  # fmt: skip
 async def erase_collection(request: Request, caller: Admin, name: str) -> Response:
-    """Erase a collection with its people, unnamed and ignored faces, settings and log. This cannot be undone."""
+    """Erase a collection: people, removed people, unnamed and ignored faces, settings and log. This cannot be undone."""
     service = service_of(request)
     gallery = await _named(service, name)
 

@@ -24,7 +24,7 @@ WebhookId = Annotated[str, Path(max_length=40, description="The webhook's id.")]
 
 
 class WebhookRequest(BaseModel):
-    """A webhook to create. Without `kinds`, `collection` or `person`, it gets the events of all of them."""
+    """A webhook to create. A missing `kinds`, `collection` or `person` selects all of them."""
 
     model_config = ConfigDict(
         extra="forbid",
