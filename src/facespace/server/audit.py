@@ -1,6 +1,6 @@
 """The audit log: changes of keys and settings, erased people and exported data, with who did it and the answer's status.
 
-`audit_trail` writes it. It contains no names of people.
+`audit_trail` writes the log. The log contains no names of people.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ class Connections:
         self._kind: Any = None
 
     def __call__(self, **given: Any) -> asyncio.Protocol:
-        """Return a connection, by httptools if it is installed, otherwise by h11."""
+        """Return the protocol object of a new connection, based on httptools if it is installed, otherwise on h11."""
         if self._kind is None:
             self._kind = _limited(_http_1(), self._settings)
         connection: asyncio.Protocol = self._kind(**given)

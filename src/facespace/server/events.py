@@ -106,7 +106,7 @@ def checked_kinds(kinds: Iterable[str]) -> tuple[str, ...] | None:
 def event_body(kind: str, collection: str, data: Mapping[str, Any], *, at: float | None = None) -> str:
     """Return an event as JSON, without its id. Only `KEYS` of `data` are included, so never an image or an embedding.
 
-    `data` may be a face as answered by `/v1/identify`. Raise `ValueError` for an unknown kind or an event that is too long.
+    `data` may be a face as returned by `/v1/identify`. Raise `ValueError` for an unknown kind or an event that is too long.
 
     >>> event_body("unknown", "staff", {"unknown": {"reason": "stranger"}, "embedding": [0.1]}, at=0)
     '{"at":"1970-01-01T00:00:00.000Z","kind":"unknown","collection":"staff","source":"api","reason":"stranger"}'
@@ -203,7 +203,7 @@ class Events:
         return time.time() < self._until
 
     def set_listening(self, name: str, until: float | None) -> None:
-        """Record that the listener `name` listens until that time (in seconds since 1970), or no longer (None)."""
+        """Record that the listener `name` listens until `until` (seconds since 1970), or that it has ended (None)."""
         with self._state.transaction(durable=False) as connection:
             if until is None:
                 connection.execute("DELETE FROM event_listener WHERE name = ?", (name,))

@@ -1,7 +1,7 @@
 """The answers of the operations on faces, as models for the API's description.
 
 Routes build these answers as plain dicts, because checking each against its model takes as long as finding a small face. A
-test compares the two.
+test compares the dicts with the models.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ class Erasure:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, and erase when its answer begins."""
+        """Pass the request on, and erase the kept answers when its answer begins."""
         path = scope["path"].removeprefix(scope.get("root_path", "")) if scope["type"] == "http" else ""
         erases = (scope.get("method") == "POST" and path.endswith("/erase")) or (
             scope.get("method") == "DELETE" and path.startswith("/v1/collections/")
@@ -126,7 +126,7 @@ class Erasure:
 
 
 def keeps_answers(method: str, path: str) -> bool:
-    """Return whether an operation supports the header: those that change something, except secrets and imports.
+    """Return whether an operation supports the header: a POST that changes something, without secrets and imports.
 
     >>> keeps_answers("POST", "/v1/enroll"), keeps_answers("POST", "/v1/identify"), keeps_answers("POST", "/v1/keys")
     (True, False, False)
@@ -182,7 +182,7 @@ class _Held:
 
 @contextlib.asynccontextmanager
 async def _renewed(answers: Answers, owner: str) -> AsyncIterator[None]:
-    """Renew the lease until the block ends."""
+    """Renew the lease of a request until the block ends."""
 
     async def renew() -> None:
         while True:

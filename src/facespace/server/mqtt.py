@@ -64,7 +64,7 @@ class Broker:
 def parsed_broker(address: str) -> Broker:
     """Return the broker of an address `mqtt[s]://[user[:password]@]host[:port][/topic]`. Raise `ValueError` if malformed.
 
-    If the address has no password, the one in FACESPACE_MQTT_PASSWORD is used.
+    If the address has no password, the password in FACESPACE_MQTT_PASSWORD is used.
     >>> print(parsed_broker("mqtts://anna:secret@broker.example/house/door"))
     mqtts://broker.example:8883/house/door
     """
@@ -92,7 +92,7 @@ def parsed_broker(address: str) -> Broker:
 class Publisher:
     """Publishes to a broker in a thread, from its creation on. Reconnects whenever the connection is lost.
 
-    At most `most_unsent` events wait for the broker. `publish` returns False for any more. `tls` replaces the default
+    At most `most_unsent` events wait for the broker. `publish` returns False for further events. `tls` replaces the default
     context of `mqtts://`. Raises `RuntimeUnavailable` if paho-mqtt is not installed.
     """
 

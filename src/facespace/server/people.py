@@ -229,7 +229,7 @@ class Page(NamedTuple):
 
 
 def people_page(store: Store, *, after: str | None, limit: int, search: str = "") -> Page:
-    """Return a page of people ordered by name; with `search`, those with that text in their name or external id.
+    """Return a page of people ordered by name; with `search`, people with that text in their name or external id.
 
     With `search`, a page may be short although more follow: one request reads at most 20,000 people.
     """

@@ -1,4 +1,4 @@
-"""Gives the thread that answers priority over those that compute, so that a refusal does not wait for a core."""
+"""Gives the thread that answers priority over the threads that compute, so that a refusal does not wait for a core."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SWITCH_SECONDS = 0.001  # after which a thread running Python code lets another
 
 
 def compute_behind() -> None:
-    """Lower the priority of this thread and those it starts, below all other threads of the same user.
+    """Lower the priority of this thread and the threads it starts, below all other threads of the same user.
 
     Only Linux has priorities of threads. On other systems this does nothing.
     """

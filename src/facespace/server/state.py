@@ -227,7 +227,7 @@ class State:
         return sum(path.stat().st_size for path in (self.path, _beside(self.path, "-wal")) if path.exists())
 
     def close(self) -> None:
-        """Close the file. All changes have been written before."""
+        """Close the file. All changes are already written."""
         with self._write_lock, self._read_lock:
             self._reader.close()
             self._writer.close()
@@ -309,7 +309,7 @@ def serving(folder: Path) -> Iterator[None]:
 
 
 def _clear(folder: Path) -> None:
-    """Delete files of requests that a killed process left behind: they may contain all people, unencrypted."""
+    """Delete files of requests that a killed process left behind: the files may contain all people, unencrypted."""
     for left in (path for pattern in _LEFTOVERS for path in folder.glob(pattern)):
         if left.is_dir() and not left.is_symlink():
             shutil.rmtree(left, ignore_errors=True)

@@ -24,7 +24,7 @@ _ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 class Tracing:
     """ASGI middleware. `metrics` returns the metrics, or None before the service has started.
 
-    Paths may begin with `root_path` or not: some proxies remove it, others keep it.
+    Paths may begin with `root_path` or not: some proxies remove `root_path`, others keep it.
     """
 
     def __init__(self, app: ASGIApp, metrics: Callable[[], Metrics | None], root_path: str = "") -> None:

@@ -184,7 +184,7 @@ class Webhooks:
         ]
 
     def retry(self, identifier: str, number: int) -> bool:
-        """Send a dead letter again, with all its retries. Return False if the number does not exist."""
+        """Send a dead letter again, with all its retries. Return False if no dead letter has this number."""
         with self._state.transaction() as connection:
             return (
                 connection.execute(
@@ -200,7 +200,7 @@ class Webhooks:
     def spread(self) -> bool:
         """Add a delivery for each new event and each webhook that selects it. Return whether any were added.
 
-        Deliveries and the webhook's mark change in one transaction, so that no event is left out or sent twice.
+        Deliveries and the webhook's mark change in one transaction, so that no event is left out or gets two deliveries.
         """
         newest = self._events.newest()
         behind = self._state.rows(
