@@ -249,7 +249,7 @@ def _alone(output: Path) -> Iterator[None]:
 
 
 def _names(groups: FaceGroups, gallery: str, collection: str, embedder: Embedder) -> dict[int, str]:
-    """Return the name of every group that a gallery identifies by its mean embedding."""
+    """Return {group: name} for the groups that a gallery identifies by their mean embeddings."""
     import numpy as np
 
     from facespace.identification.open_set import templates

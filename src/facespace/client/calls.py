@@ -44,7 +44,7 @@ class Calls:
         return Call("POST", path, self._query(query), headers, form=form, repeatable=True)
 
     def change(self, path: str, body: dict[str, Any], person: Person | str | None = None) -> Call:
-        """Return a request for a change. The service refuses it if a `Person` was changed since it was read."""
+        """Return a request for a change. The service recognises a repetition, and refuses to change a `Person` that is stale."""
         headers = {"Idempotency-Key": uuid.uuid4().hex}
         if person is not None:
             headers |= if_match(person)

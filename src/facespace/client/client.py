@@ -137,7 +137,7 @@ class Client:
         """Name the enrolled people in a photo; everybody else is unknown.
 
         `rate` is the target share of strangers who are given a name. `keep_unknown` says whether the service keeps unknown
-        faces, to be named later; by default its own setting applies.
+        faces, to be named later; by default the service's setting applies.
         """
         call = self._calls.look(
             "/v1/identify", photo, rate=rate, max_faces=max_faces, keep_unknown=keep_unknown,
@@ -184,7 +184,7 @@ class Client:
         return read_verdict(self._ask(call))
 
     def verify_many(self, photo: Source, others: Sequence[Source], *, rate: float | None = None) -> list[Verdict]:
-        """Compare a photo with each of several others. The result of an unusable photo has an `error`."""
+        """Compare a photo with each of several other photos. The result of an unusable photo has an `error`."""
         call = self._calls.compare("/v1/verify", photo_form([photo], others=others), rate=rate)
         answer = self._ask(call)
         rate_used = answer.number("false_match_rate", None)
@@ -219,7 +219,7 @@ class Client:
         `external_id` is the person's id in another system, `metadata` a small JSON object to store with each photo. With
         `largest`, the largest of several faces is used. `accept` lists codes that become remarks instead of rejections:
         `poor_quality`, `other_person`. Photos that are not enrolled are among the `rejected`, each with its code, and do
-        not prevent the others. A request that is repeated with the same `idempotency_key` enrolls once; by default each
+        not prevent the enrolment of the others. A request that is repeated with the same `idempotency_key` enrolls once; by default each
         call has its own key.
         """
         sources: list[Any] = list(photos) if isinstance(photos, (list, tuple)) else [photos]
@@ -319,7 +319,7 @@ class Client:
         return read_change(self._ask(self._calls.remove(path_of(person, "photos", id_of(photo)), person)))
 
     def erase(self, person: Person | str) -> int:
-        """Permanently erase a person, also from the service's disk; return the number of erased photos."""
+        """Permanently erase a person, also from the service's disk; return the number of photos. This cannot be undone."""
         return int(self._ask(self._calls.change(path_of(person, "erase"), {}, person)).whole("erased"))
 
     def log(self, limit: int = 20) -> list[LogEntry]:

@@ -1,4 +1,4 @@
-"""The `--data_dir` of the old trainers: one folder, or several joined by colons as in the tutorials."""
+"""The `--data_dir` of the old trainers: one folder, or several folders joined by colons as in the tutorials."""
 
 from __future__ import annotations
 

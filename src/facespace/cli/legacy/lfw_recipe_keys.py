@@ -65,7 +65,7 @@ def _fold(pairs: PairList) -> list[int]:
 def even_folds(
     fold: npt.NDArray[np.int64] | None, same: npt.NDArray[np.bool_], usable: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.bool_]:
-    """Return a mask (P,) of `usable` pairs (P,) with about as many same pairs, and different pairs, in every fold.
+    """Return a mask (P,) of `usable` pairs (P,), so that every fold has about as many same and different pairs.
 
     The numbers may differ by one. If they differ by more, every fold is reduced to the smallest number.
 

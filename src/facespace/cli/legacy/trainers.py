@@ -133,7 +133,7 @@ def train(arguments: argparse.Namespace, keys: dict[str, Any], program: str) -> 
 
 
 def _free_stamp(logs: Path, models: Path) -> str:
-    """Return a time stamp that is not yet a folder in either place."""
+    """Return a time stamp that does not name a folder in `logs` or `models` yet."""
     now = time.time()
     while True:
         stamp = time.strftime(_STAMP, time.localtime(now))

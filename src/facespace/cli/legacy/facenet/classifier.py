@@ -178,7 +178,7 @@ def _chosen(root: Path, arguments: argparse.Namespace | None = None, *, train: b
 
 
 def _shape_of_crops(root: Path) -> tuple[int, int] | None:
-    """Return (height, width) of the first image; None if the folder has a record that its images are crops."""
+    """Return (height, width) of the first image; None if the folder has a record (align.json) of its crops."""
     from facespace.datasets.formats.class_folders import read_class_folders
     from facespace.faces.crops import read_record, size_of_first
 
