@@ -34,8 +34,8 @@ _TILE = 420
 
 @dataclass(frozen=True, slots=True)
 class DemoResult:
-    """The demo's output: the group `photo`, one `match` per face, the `expected` name of each face, and the two files
-    written.
+    """The demo's output: the group `photo`, a match and the `expected` name (None for a stranger) of each of its faces,
+    and the two files written.
     """
 
     photo: Photo
@@ -81,7 +81,7 @@ def _sample(package: str, file_name: str) -> Path:
 
 
 def _tiles(files: dict[str, Path]) -> list[tuple[Image.Image, str | None]]:
-    """Return altered copies of the pictures, so that no face is recognised from the very pixels that were enrolled."""
+    """Return (altered copy, name or None) of each picture, so that the group's pixels differ from the enrolled ones."""
     hopper, collins = (Image.fromarray(image.read(files[name])) for name in PORTRAITS)
     stranger, cat = (Image.fromarray(image.read(_sample(*place))) for place in (_STRANGER, _CAT))
     changes: list[tuple[Image.Image, Callable[[Image.Image], Image.Image], str | None]] = [

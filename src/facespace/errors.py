@@ -1,6 +1,6 @@
 """The exceptions that facespace raises for problems a caller can cause or fix.
 
-    FacespaceError               catch this one to catch them all
+    FacespaceError               the base class of all the others
     ├── ImageError               a file or buffer is not a readable image; names it and gives the reason
     │   └── VideoError           a video or camera cannot be read, or reading stops before its end
     ├── ModelError               a model is unknown, damaged, or does not match its description

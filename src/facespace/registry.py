@@ -1,5 +1,6 @@
-"""Maps names to classes; the classes are imported from the files of a folder on first use, so adding one means adding a
-file.
+"""Maps names to classes, which are imported from the files of a folder on first use.
+
+To add a class, add a file to the folder.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ Class = TypeVar("Class", bound=type[Any])
 
 
 class Registry(Generic[T]):
-    """Represents the classes of one `package`, each under the name it was registered with.
+    """Represents the classes of one `package`, each with the name under which it was registered.
 
     `one` and `many` are the singular and plural used in error messages; `error` is the exception raised for an unknown
     name.
@@ -50,8 +51,9 @@ class Registry(Generic[T]):
         return tuple(sorted(self._classes))
 
     def find(self, name: str) -> type[T]:
-        """Return the class registered under a name; for an unknown name the error suggests the closest and lists all of
-        them.
+        """Return the class registered under a name.
+
+        The error for an unknown name suggests the closest known name and lists all of them.
         """
         names = self.known()
         if name in self._classes:

@@ -1,7 +1,7 @@
 """Aligns class folders of photos into the same folders of crops, with a table of every photo.
 
 Several processes may work on one pair of folders, and any of them may be killed: the crops and the table are the same,
-byte for byte, as if one process had done everything. Photos are detected in the fixed batches of the journal, because
+byte for byte, as if one process had done everything. Faces are detected in the fixed batches of the journal, because
 the last bits of a network's output may depend on the other images in its batch.
 """
 
@@ -42,7 +42,7 @@ from facespace.runtime.cores import usable_cores
 
 _JOURNAL = ".align"
 _BATCHES_AT_ONCE = 3  # one being read, one being detected, one being written
-_PIXELS_AT_ONCE = 80_000_000  # no further batch is started while decoded photos have more
+_PIXELS_AT_ONCE = 80_000_000  # no further batch is started while the decoded photos in memory have more pixels
 _POLL = 0.2  # seconds
 
 
@@ -66,7 +66,7 @@ def find_photos(raw: Path) -> list[str]:
     """Return `NAME/file` of every photo in the class folders of `raw`, sorted; hidden files and folders are skipped.
 
     Files that are not photos are left out with a `LeftOutWarning`, by the same rule as in `read_class_folders`. Raises
-    `DatasetError` if there is no such folder, or no photo in any class folder.
+    `DatasetError` if `raw` is not a folder, or if no class folder contains a photo.
     """
     if not raw.is_dir():
         raise DatasetError(
@@ -93,11 +93,12 @@ def align_dataset(
     detector: Callable[[], Detector],
     progress: Callable[[int, int], None] | None = None,
 ) -> Summary:
-    """Align every photo of `raw` into `out` as `record` says; finished crops are kept.
+    """Align every photo of `raw` into `out` with the settings of `record`; crops of earlier runs are kept.
 
     `detector` creates the detector, once, if there is work for it. `progress(done, total)` is called from time to time.
-    Returns when all photos are done, including those of other processes. Raises `DatasetError` if the folders or an
-    earlier run do not fit, and `OSError` if `out` cannot be written; finished batches are then kept.
+    Returns when all photos are done, including those of other processes. Raises `DatasetError` if `raw` has no photos,
+    if `out` is inside `raw`, or if `out` contains crops that were made in another way. Raises `OSError` if `out` cannot
+    be written; finished batches are then kept.
     """
     photos = find_photos(raw)
     check_apart(raw, out)
@@ -165,7 +166,10 @@ def check_apart(raw: Path, out: Path) -> None:
 
 
 def _plan(out: Path, record: CropRecord, photos: list[str]) -> tuple[list[Row], Journal | None]:
-    """Return the finished rows, and the existing or a new plan for the rest; None if nothing is left to do."""
+    """Return the rows of finished photos, and the plan for the other photos: the existing plan, a new one, or None.
+
+    None means that no photos are left.
+    """
     existing = read_record(out)
     if existing is not None and not existing.model:
         record = dataclasses.replace(record, model="")  # older records name no model
@@ -206,7 +210,7 @@ def _plan(out: Path, record: CropRecord, photos: list[str]) -> tuple[list[Row], 
 
 
 def _exists(out: Path, row: Row, output: str, record: CropRecord) -> bool:
-    """Return whether the crop of a row still exists; names in the table are escaped, those on disk are not."""
+    """Return whether the crop of a row still exists. Names in the table are escaped; `output` is the name on disk."""
     if record.faces == "all":
         stem, ending = os.path.splitext(output)
         number = os.path.splitext(row.output)[0].rpartition("_")[2]

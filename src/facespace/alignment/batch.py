@@ -33,7 +33,7 @@ _SAVE: dict[str, dict[str, object]] = {
 
 
 class Read(NamedTuple):
-    """A photo and its pixels, or None and the reason why it cannot be read."""
+    """A photo and its pixels; for a photo that cannot be read, `pixels` is None and `reason` says why."""
 
     photo: str
     pixels: npt.NDArray[np.uint8] | None
@@ -46,9 +46,9 @@ class Read(NamedTuple):
 
 
 def outputs(photos: Sequence[str], record: CropRecord) -> dict[str, str]:
-    """Return the crop file of every photo: its name with the format's ending.
+    """Return the name of every photo's crop file: the photo's name with the ending of the crop format.
 
-    If photos of a folder differ only in their ending, the later ones keep theirs in the name.
+    If photos of a folder differ only in their ending, the crops of the later photos keep the photo's ending as well.
 
     >>> outputs(["A/1.jpg", "A/1.png"], CropRecord(160, 32, "box"))
     {'A/1.jpg': 'A/1.png', 'A/1.png': 'A/1.png.png'}
@@ -66,7 +66,7 @@ def outputs(photos: Sequence[str], record: CropRecord) -> dict[str, str]:
 
 
 class BatchAligner:
-    """Aligns batches as `record` says; several threads may align batches at the same time.
+    """Aligns batches with the settings of `record`; several threads may align batches at the same time.
 
     `read` returns the pixels of a photo, or raises `ImageError`. `write` takes the name of a crop, as in `target` (from
     `outputs`), and the bytes of its file. `n_pixels` is the number of pixels in memory now.

@@ -2,8 +2,8 @@
 
 `faces.csv` begins with a comment that describes how the crops were made, then the names of the columns:
 
-    input, output            the photo and its crop, relative to their folders; empty output without a crop
-    status, reason           `aligned`, `no face` or `unreadable`, and why
+    input, output            the photo and its crop, relative to their folders; without a crop, output is empty
+    status, reason           `aligned`, `no face` or `unreadable`; reason says why there is no crop
     width, height            of the photo, in pixels
     x1, y1, x2, y2           the detector's box, in pixels of the photo
     left_eye_x … right_mouth_y   the five landmarks
@@ -41,8 +41,8 @@ _MAX_BYTES = 8 * 2**30
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row; `numbers` are box, landmarks and score as decimal strings, so that a table reads back exactly as
-    written.
+    """One row. `numbers` are box, landmarks and score as decimal strings, so that reading a table and writing it again
+    does not change it.
     """
 
     input: str
@@ -68,7 +68,7 @@ class Row:
 
     @classmethod
     def from_list(cls, fields: Sequence[Any]) -> Row:
-        """Build a row from the result of `as_list`; `ValueError` for anything else."""
+        """Build a row from the result of `as_list`. Raises `ValueError` for anything else."""
         if len(fields) != len(COLUMNS):
             raise ValueError(f"a row must have {len(COLUMNS)} fields, got {len(fields)}")
         name, output, status, reason, width, height, *numbers = map(str, fields)
@@ -92,7 +92,7 @@ def write_csv(path: Path, record: CropRecord, rows: Iterable[Row]) -> None:
 
 
 def read_csv(path: Path) -> list[Row]:
-    """Read the rows of a table; `DatasetError` names the line that is not a valid row."""
+    """Read the rows of a table. Raises `DatasetError`, with the line number, for a line that is not a valid row."""
     if path.stat().st_size > _MAX_BYTES:
         raise DatasetError(f"{path}: larger than {_MAX_BYTES} bytes; not a table of faces")
     rows = []
@@ -143,7 +143,10 @@ def write_parquet(path: Path, record: CropRecord, rows: Sequence[Row]) -> None:
 
 
 def write_bounding_boxes(path: Path, folder: Path, record: CropRecord, rows: Iterable[Row]) -> None:
-    """Write the 2018 aligner's text file: `crop x1 y1 x2 y2` with the margin; only the crop's name without a face."""
+    """Write the text file of the 2018 aligner: a line `crop x1 y1 x2 y2` for every face; the box includes the margin.
+
+    The line of a photo without a face has only the crop's name. Unreadable photos have no line.
+    """
     with atomic_path(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
         for row in rows:
             if row.status == "unreadable":

@@ -78,7 +78,7 @@ class Journal:
         return bool(plan["id"] == self.id)
 
     def claim(self) -> Batch | None:
-        """Claim a free batch; None if all are finished or claimed."""
+        """Claim a free batch and return it; return None if every batch is finished or claimed."""
         for number in list(self._open):
             if self._rows(number).is_file():
                 self._open.remove(number)
@@ -123,7 +123,7 @@ class Journal:
         return not self._open and not self._mine
 
     def read_rows(self) -> list[Row]:
-        """Return the rows of all finished batches; `DatasetError` if a file of the journal is damaged."""
+        """Return the rows of all finished batches. Raises `DatasetError` if a file of the journal is damaged."""
         rows: list[Row] = []
         for number in range(self.n_batches):
             if self._rows(number).is_file():
@@ -137,6 +137,6 @@ class Journal:
         return rows
 
     def remove(self) -> None:
-        """Remove the plan, first the file by which other processes recognise it; the caller must hold `directory_lock`."""
+        """Remove the plan, first the file that shows others that there is a plan; the caller must hold `directory_lock`."""
         (self._folder / "plan.json").unlink()
         shutil.rmtree(self._folder, ignore_errors=True)

@@ -17,7 +17,7 @@ class Backbone(nn.Module):
     options can be written as JSON.
 
     A subclass declares its options as keyword arguments, passes all of them to this constructor, and computes features
-    in `compute`. It sets `input_size` if it takes only one size, or `minimum_size` if it takes any size from that up.
+    in `compute`. It sets `input_size` if it takes only one size, or `minimum_size` if it takes that and larger sizes.
     The last vector in its state dict has `dimension` numbers, so that the dimension can be read from the weights.
     """
 

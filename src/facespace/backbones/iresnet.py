@@ -21,7 +21,7 @@ def _convolution(n_in: int, n_out: int, side: int, stride: int = 1) -> nn.Conv2d
 
 
 class Block(nn.Module):
-    """y = x + f(x). A stage's first block halves the map: f in its second convolution, x by a 1×1 convolution."""
+    """y = x + f(x). In a stage's first block, the second convolution of f and a 1×1 convolution of x halve the map."""
 
     def __init__(self, n_in: int, n_out: int, *, stride: int) -> None:
         super().__init__()

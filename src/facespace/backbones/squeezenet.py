@@ -1,4 +1,7 @@
-"""SqueezeNet (Iandola et al. 2016, arXiv:1602.07360) as FaceNet defined it in 2018, with its names in lower case."""
+"""SqueezeNet (Iandola et al. 2016, arXiv:1602.07360) as FaceNet defined it in 2018.
+
+Layers have the names of that program in lower case.
+"""
 
 from __future__ import annotations
 

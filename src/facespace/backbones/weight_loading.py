@@ -36,7 +36,9 @@ _RESNET50_LAYERS = {"reduce": "1x1_reduce", "middle": "3x3", "increase": "1x1_in
 
 
 def tensorflow_name(network: str, entry: str) -> str:
-    """Return the TensorFlow variable of an entry in a network's state dict. Raises `ModelError` if it has no original.
+    """Return the name of the TensorFlow variable that an entry of a network's state dict is loaded from.
+
+    Raises `ModelError` for a network that was not defined in TensorFlow.
 
     >>> tensorflow_name("inception-resnet-v1", "repeat.block35_1.branch_0.conv2d_1x1.batchnorm.running_var")
     'InceptionResnetV1/Repeat/block35_1/Branch_0/Conv2d_1x1/BatchNorm/moving_variance'
@@ -82,10 +84,10 @@ def _tensorflow_shape(shape: Shape) -> Shape:
 def from_tensorflow(variables: Mapping[str, npt.NDArray[Any]], *, source: str = "variables") -> Backbone:
     """Build the network of these TensorFlow variables, in evaluation mode.
 
-    Known are FaceNet's Inception-ResNet-v1 and -v2 and SqueezeNet, and Tiny-Face-Recognition's ResNet-50, with any
-    dimension. Batch norms have a gamma if the variables have any. Variables for training are ignored: optimizer slots,
-    moving averages of weights, the classifier. Raises `ModelError` with the first variable that is missing, damaged or
-    has a wrong shape; `source` names the file in its message.
+    The known networks are FaceNet's Inception-ResNet-v1 and -v2 and SqueezeNet, and Tiny-Face-Recognition's ResNet-50,
+    with any dimension. Batch norms have a gamma if the variables contain gammas. Variables for training are ignored:
+    optimizer slots, moving averages of weights, the classifier. Raises `ModelError` with the first variable that is
+    missing, damaged or has a wrong shape; `source` names the file in the error's message.
     """
     name, options = _recognise(variables, source)
     network = skeleton(name, **options)
@@ -146,11 +148,11 @@ _FACENET_PYTORCH = ("conv2d_1a.conv.weight", "last_bn.running_var")  # its first
 def from_state_dict(state: Mapping[str, Any], *, source: str = "state dict") -> Backbone:
     """Build the network of this state dict, in evaluation mode.
 
-    Known are the networks of this package, facenet-pytorch's InceptionResnetV1, and arcface_torch's IResNets and
-    MobileFaceNet, with any dimension. The state dict may be nested in other dicts, as in checkpoints, and the network
-    may be part of a larger one under a prefix (`module.`, `model.backbone.`), such as next to a classifier, which is
+    The known networks are those of this package, facenet-pytorch's InceptionResnetV1, and arcface_torch's IResNets and
+    MobileFaceNet, with any dimension. The state dict may be nested in other dicts, as in checkpoints. The network may
+    be part of a larger one under a prefix (`module.`, `model.backbone.`); the other parts, such as a classifier, are
     ignored. Raises `ModelError` if two networks fit, or with the first entry that is missing, damaged or has a wrong
-    shape; `source` names the file in its message.
+    shape; `source` names the file in the error's message.
     """
     nested = [tensors for tensors in map(_tensors, _dicts(state)) if tensors]
     if not nested:
@@ -193,7 +195,7 @@ def _nothing_fits(tensors: Mapping[str, Tensor], source: str) -> ModelError:
 
 
 def _dicts(state: Any) -> list[Mapping[Any, Any]]:
-    """Return the dicts that may be a state dict, outer ones first, and usual names before others."""
+    """Return the dicts that may be a state dict: outer before inner ones, those under a usual key before other ones."""
     found: list[Mapping[Any, Any]] = [state] if isinstance(state, Mapping) else []
     for outer in found:
         inner = [outer[key] for key in _WRAPPERS if isinstance(outer.get(key), Mapping)]
@@ -234,7 +236,10 @@ def _is_scaled(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def _fitting(tensors: Mapping[str, Tensor]) -> str:
-    """Return the network that has these weights, with no surplus entry in its modules; empty if no network has them."""
+    """Return the name of the network with these weights, or an empty string if no network has them.
+
+    The weights must have no surplus entry within the network's modules.
+    """
     if _FACENET_PYTORCH[0] in tensors:
         return "inception-resnet-v1"
     names = _names(tensors)
@@ -266,7 +271,7 @@ def _from_facenet_pytorch(tensors: Mapping[str, Tensor], source: str) -> Backbon
 def facenet_pytorch_name(network: Backbone, entry: str) -> str:
     """Return facenet-pytorch's name of an entry in Inception-ResNet-v1's state dict.
 
-    It numbers blocks from 0, and also the layers of a branch unless the branch has only one.
+    facenet-pytorch numbers the blocks from 0. It also numbers the layers of a branch, unless the branch has only one.
     """
     *path, leaf = entry.split(".")
     norm = path[-1] == "batchnorm"
@@ -324,7 +329,7 @@ def _check_shape(given: Shape, expected: Shape, entry: str, name: str, source: s
 
 
 def _with_weights(network: Backbone, state: Mapping[str, Tensor], theirs: Mapping[str, str], source: str) -> Backbone:
-    """Load these weights into a skeleton; `theirs` maps entries to their names in the file if these differ."""
+    """Load weights into a skeleton. `theirs` maps an entry to its name in the file if that name is another one."""
     weights = {}
     for entry, parameter in _entries(network).items():
         called = theirs.get(entry, entry)

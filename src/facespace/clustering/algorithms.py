@@ -54,15 +54,15 @@ def cluster(
 
     - `average`: two groups are joined while their mean cosine is `threshold` or more, the most similar ones first (Sokal
       and Michener 1958, UPGMA).
-    - `whispers`: each face repeatedly takes the group with the largest total similarity among its similar faces (Biemann
-      2006, at most 20 rounds, in an order drawn from `seed`). Of five runs the one is kept whose groups have the largest
-      sum over their pairs of cosine − 0.8 · threshold, the objective of correlation clustering (Bansal, Blum and Chawla
-      2004).
-    - `dbscan`: a face belongs to a group if it is similar to any face of it (Ester et al. 1996 with one point per core, as
-      in the 2018 program). It can chain different people together.
+    - `whispers`: each face repeatedly takes the group with the largest total similarity among its similar faces
+      (Biemann 2006, at most 20 rounds, in an order drawn from `seed`). Five runs are made. The result is the run with
+      the largest sum of (cosine − 0.8 · threshold) over all pairs within groups, the objective of correlation
+      clustering (Bansal, Blum and Chawla 2004).
+    - `dbscan`: a face belongs to a group if it is similar to any face of the group (Ester et al. 1996; every face is a
+      core point, as in the 2018 program). It can chain different people together.
 
-    A group of two faces must reach `pair_threshold`, if given, or it is split. Faces with equal numbers in `photos` (N,)
-    never share a group. `handicaps` (N,), see `handicaps_of`, are subtracted from cosines.
+    A group of two faces is split if their cosine is below `pair_threshold`, if given. Faces with equal numbers in
+    `photos` (N,) never share a group. The `handicaps` (N,) of both faces are subtracted from a cosine (`handicaps_of`).
 
     Above 100,000 faces similar pairs are found in overlapping buckets (`disk_graph`) instead of among all pairs, and
     embeddings may be mapped from a file. Intermediate results are files in `folder`, or in a temporary folder; a stopped
@@ -155,9 +155,10 @@ def _best_draw(
 
 
 def handicaps_of(calibration: Calibration | None, qualities: npt.ArrayLike) -> npt.NDArray[np.float32]:
-    """Return what to subtract from the cosines of faces of these qualities (N,), because poor faces resemble each other.
+    """Return the handicaps (N,) of faces of these qualities (N,), which are subtracted from the faces' cosines.
 
-    The handicaps of two faces add up to `LookAlikes.shift`. They are zeros if that was not measured.
+    Poor faces resemble each other more than good faces do. The handicaps of two faces add up to `LookAlikes.shift`.
+    They are zero if the shift was not measured.
     """
     q = np.asarray(qualities, np.float64)
     if calibration is None or calibration.look_alikes is None:
@@ -169,8 +170,8 @@ def threshold_for(calibration: Calibration, n: int, method: Method = "whispers")
     """Return the threshold for `n` faces. It grows with `n`, because among more faces more are similar by chance.
 
     It is the similarity at the false match rate f with n · f = 0.5 for `average`, 0.03 for `whispers` and 0.02 for
-    `dbscan`. These numbers were chosen on development people of two datasets, one with few photos a person, one with
-    many. The threshold applies to faces of quality 1; `handicaps_of` corrects for poorer ones.
+    `dbscan`. These numbers were chosen on people used only for development, from two datasets: one with few photos a
+    person, one with many. The threshold applies to faces of quality 1; `handicaps_of` corrects for poorer faces.
     """
     return calibration.random_threshold(min(_FALSE_PAIRS[method] / max(n, 1), 0.5), quality=1.0)
 
@@ -195,9 +196,9 @@ def join_groups(
 ) -> Labels:
     """Let faces without a group (−1 in `groups` (N,)) join existing groups, and return the new groups (N,).
 
-    A face joins the group with the largest mean cosine to its faces, if that is `threshold` or more, and if the group has
-    no face of the same photo. For a group of one face the cosine must reach `pair_threshold`, if given. `photos` and
-    `handicaps` (N,) are those of `cluster`.
+    Groups without a face of the same photo are considered. A face joins the group to whose faces its mean cosine is
+    largest, if this mean is at least `threshold`, or for a group of one face at least `pair_threshold`, if given.
+    `photos` and `handicaps` (N,) are those of `cluster`.
 
     >>> vectors = np.array([[1, 0], [0, 1], [0.8, 0.6], [-1, 0]], np.float32)
     >>> join_groups(vectors, np.array([5, 2, -1, -1]), 0.5).tolist()
@@ -244,7 +245,7 @@ def _candidates(
     of_groups: npt.NDArray[np.float32],
     threshold: float,
 ) -> Iterator[tuple[int, int, float]]:
-    """Yield (face, group, mean cosine) if it reaches the threshold, face by face with the most similar group first.
+    """Yield (face, group, mean cosine) where the mean cosine reaches the threshold, a face's most similar group first.
 
     Faces come in the order of their largest mean cosine, so that of two faces of one photo the more similar one joins.
     """
@@ -340,8 +341,10 @@ def _average(
 
     The mean cosine between two groups of unit vectors is the dot product of their sums over the product of their sizes,
     less the mean handicaps of both. Groups that share a photo are never joined.
-    If the mean between two groups reaches the threshold, at least one pair of their faces, and of the parts that they were
-    joined from, reaches it too. So a group only has to keep the groups with which it reaches the threshold.
+
+    If the mean cosine between two groups reaches the threshold, it is also reached by at least one pair of their faces,
+    and between at least one pair of the smaller groups that they were joined from. So each group only keeps a list of
+    the groups with which it reaches the threshold.
     """
     starts, others, _ = graph.neighbours()
     n = graph.n
@@ -382,8 +385,8 @@ def _average(
         while chain:
             group = chain[-1]
             other, mean = nearest(group)
-            # The previous group of the chain has this one as its nearest. If the two are mutually nearest, up to rounding,
-            # they are joined.
+            # This group is the nearest one to the previous group of the chain. If the reverse is also true, up to
+            # rounding, the two are joined.
             if len(chain) > 1 and (
                 other < 0 or other == chain[-2] or _as_near(sums, sizes, less, group, chain[-2], mean)
             ):
@@ -413,6 +416,9 @@ def _as_near(
     before: int,
     mean: float,
 ) -> bool:
-    """Return whether the chain's previous group is as near as the nearest one; otherwise ties could make a cycle."""
+    """Return whether `before`, the chain's previous group, is as near to `group` as its nearest group, up to rounding.
+
+    `mean` is the mean cosine to the nearest group. Without this check, ties could make the chain go round in circles.
+    """
     there = float(sums[before] @ sums[group]) / float(sizes[before] * sizes[group]) - float(less[before] + less[group])
     return there >= mean - 1e-6 * abs(mean)

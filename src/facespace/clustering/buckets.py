@@ -23,7 +23,9 @@ _MOST = 1 << 15
 
 
 def n_buckets_for(n: int) -> int:
-    """Return the power of two next to √n, from 2 to 32,768, which balances the work for centres and within buckets.
+    """Return the number of buckets for n faces: the power of two nearest to √n, from 2 to 32,768.
+
+    This balances the work of finding each face's centres and of comparing faces within buckets.
 
     >>> [n_buckets_for(n) for n in (0, 100_000, 1_000_000, 10_000_000)]
     [2, 256, 1024, 4096]
@@ -34,8 +36,8 @@ def n_buckets_for(n: int) -> int:
 def bucket_centres(embeddings: Embeddings, n_buckets: int) -> Embeddings:
     """Compute centres (K,D) of length 1 by spherical k-means (Dhillon and Modha 2001) on a sample of the faces (N,D).
 
-    The numbers of the sampled faces and of the initial centres depend on N and K alone. A centre without any nearest face
-    does not move.
+    Which faces are sampled, and which of them are the initial centres, depends on N and K alone. A centre that is not
+    the nearest of any face does not move.
     """
     rng = np.random.default_rng(0)
     n_sample = min(len(embeddings), _SAMPLE * n_buckets)

@@ -37,13 +37,14 @@ from facespace.runtime.blas_threads import one_blas_thread
 from facespace.runtime.cores import usable_cores
 
 _FORMAT = 1
-_VISITS = 48  # buckets of each face, including its own
+_VISITS = 48  # buckets that each face is compared in, including its own
 _SHARD_BYTES = 128 << 20  # of vectors; every thread has two shards in memory
 _BLOCK = 8192
 _KEY, _BUCKETS, _NEIGHBOURS = "inputs.json", "buckets.npy", "neighbours"
 
 Progress = Callable[[int, int], None]
-# Writes the pairs between every two of N shards in a folder, from a threshold on. Yields how many of the N² files are done.
+# (folder, N, threshold): writes the pairs of at least this similarity between every two of the N shards in a folder.
+# Yields how many of the N² files are done.
 PairFinder = Callable[[Path, int, float], Iterator[int]]
 
 
@@ -51,7 +52,8 @@ PairFinder = Callable[[Path, int, float], Iterator[int]]
 class DiskGraph:
     """Represents similar pairs of N faces in the order of nodes: node k is face `ids[k]`.
 
-    `starts`, `others`, `weights` are those of `SimilarityGraph.neighbours`, in nodes; the last two are mapped from files.
+    `starts`, `others`, `weights` are the result of `SimilarityGraph.neighbours`, with nodes in place of faces. `others`
+    and `weights` are mapped from files.
     """
 
     ids: npt.NDArray[np.int64]
@@ -98,11 +100,11 @@ def similar_pairs_on_disk(
     find_pairs: PairFinder = pairs_of_all_shards,
     progress: Progress | None = None,
 ) -> DiskGraph:
-    """Find the pairs of `similar_pairs` that share a bucket. The memory does not depend on the number of pairs.
+    """Find similar pairs like `similar_pairs`, but only among faces that share a bucket (`buckets`).
 
-    Embeddings (N,D) may be mapped from a file. `folder` takes about 4 · N · (D + 27) bytes plus 28 bytes a pair; it is
-    emptied first if it contains stages of other inputs. `find_pairs` finds the pairs between shards, by default with
-    threads; it may use other machines that see the folder.
+    The memory does not depend on the number of pairs. Embeddings (N,D) may be mapped from a file. `folder` takes about
+    4 · N · (D + 27) bytes plus 28 bytes a pair; it is emptied first if it contains files computed from other inputs.
+    `find_pairs` finds the pairs between shards, by default with threads; it may use other machines that see the folder.
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold must be above 0 and at most 1, got {threshold}")
@@ -143,7 +145,10 @@ def _key(
 
 
 def _begin(folder: Path, key: str) -> None:
-    """Make the folder, or empty it if its stages are of other inputs. Raises `DatasetError` if it has other files."""
+    """Make the folder, or empty it if its files were computed from other inputs than those of `key`.
+
+    Raises `DatasetError` if the folder contains files that this module did not write.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     held = [entry for entry in folder.iterdir() if entry.name != _KEY]
     if (folder / _KEY).is_file():

@@ -25,7 +25,7 @@ from facespace.reports.page import link, render
 Photos = Literal["none", "copy", "link"]
 
 FACES = "faces"  # the folder with the picture of every face, named by its photo's SHA-256
-ALONE = "alone"  # the folder of faces that resemble no other face
+ALONE = "alone"  # the folder of faces in a group of their own
 POOR = "too-poor"  # the folder of faces that are too small or too blurred to be grouped
 TABLE, PAGE = "groups.csv", "index.html"
 _RESERVED = (FACES, ALONE, POOR, TABLE, PAGE, STATE)  # names that a group's folder must not have
@@ -48,7 +48,9 @@ def keep_picture(folder: Path, photo: Photo, digest: str) -> None:
 def write_folders(
     folder: Path, groups: FaceGroups, names: dict[int, str], *, photos: Photos = "none"
 ) -> dict[int, Path]:
-    """Put the picture of every face into the folder of its group, and its photo as `photos` says. Return the folders.
+    """Put the picture of every face into the folder of its group. Return the folder of each group.
+
+    `photos` says whether and how the whole photo is put there too.
 
     A group of one face is in `alone`, or in `too-poor` if the face is too poor to be grouped. Other folders are called
     `person-0001` and so on, largest first, or by the group's name in `names`. A folder that already exists keeps its name,
@@ -146,7 +148,7 @@ def _poor_groups(groups: FaceGroups) -> set[int]:
 
 
 def _places(folder: Path, groups: FaceGroups, sizes: Counter[int], names: dict[int, str]) -> dict[int, Path]:
-    """Return a folder for every group: the one with its mark, or a new one with its name or the next number."""
+    """Return a folder for every group: the one marked as the group's, or a new one with its name or the next number."""
     there, poor = _marked(folder, groups.id), _poor_groups(groups)
     taken = {entry.name.casefold() for entry in folder.iterdir()} if folder.is_dir() else set()
     places: dict[int, Path] = {}
@@ -175,7 +177,7 @@ def _marked(folder: Path, grouping: str) -> dict[int, Path]:
 
 
 def _groups_of(place: Path, grouping: str) -> list[int]:
-    """Read the groups in a folder's mark."""
+    """Return the groups that a folder's mark lists; an empty list if it has no mark, or that of another grouping."""
     mark = place / _MARK
     if not mark.is_file() or mark.stat().st_size > _MAX_MARK:
         return []
@@ -190,7 +192,10 @@ def _groups_of(place: Path, grouping: str) -> list[int]:
 
 
 def _mark(place: Path, group: int, grouping: str) -> None:
-    """Mark a folder as the group's, so that it stays so after a renaming; several groups may share one."""
+    """Mark a folder as the group's, creating it if necessary; several groups may share a folder.
+
+    The mark is a file in the folder, so the folder can be renamed.
+    """
     held = _groups_of(place, grouping)
     if group in held:
         return

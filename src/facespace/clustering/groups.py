@@ -46,11 +46,11 @@ class FaceGroups:
     """F faces of P photos and their groups.
 
     - `photos`: (path, SHA-256, error or "") of each photo; these paths are only for display.
-    - `places`: the absolute path of each photo by its SHA-256, as the file system has it.
+    - `places`: the absolute path of each photo by its SHA-256, for opening the file.
     - `photo` (F,): each face's row in `photos`; faces are in the order of photos.
     - `box` (F,4) in pixels of the upright photo, `score` and `quality` (F,), `embedding` (F,D) from `Embedder.represent`.
-    - `group` (F,): the number of each face's group, which never changes; −1 for none. New faces are missing in it until
-      `regroup`.
+    - `group` (F,): the number of each face's group, which never changes; −1 for no group. Faces added since the last
+      `regroup` have no entry yet.
     - `id`: identifies this grouping. A folder marked with group 3 of another grouping contains other people.
     """
 
@@ -281,10 +281,10 @@ def read_faces(
 ) -> Iterator[tuple[str, str]]:
     """Add the faces of photos whose content is not in `groups` yet. Yields (path, reason) of photos that failed.
 
-    `keep` gets every new photo with its pixels and its digest before it is added to `groups`; if `keep` is stopped, the
-    photo counts as not read. `checkpoint` is called after every 1,000 photos. `try_rotations` is that of `process`. `find`
-    replaces `process`, for instance to find faces on other machines: it gets paths and digests of photos; its results
-    need pixels only if `keep` uses them.
+    `keep(photo, digest)` is called with every new photo, including its pixels, before the photo is added to `groups`.
+    So if the program stops during `keep`, a later run reads the photo again. `checkpoint` is called after every 1,000
+    photos. `try_rotations` is that of `process`. `find` replaces `process`, for instance to find faces on other
+    machines: it gets the digest of each photo by path, and its results need pixels only if `keep` uses them.
     """
     known = {digest for _, digest, _ in groups.photos}
     digests: dict[str, str] = {}

@@ -26,10 +26,11 @@ _MOST = 256  # pairs of a face within one bucket; there are fewer unless a perso
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Shard:
-    """Represents consecutive faces in the order of their buckets, from number `begin` in that order on.
+    """Represents n consecutive faces of all faces sorted by bucket; the first has the number `begin` in that order.
 
-    `vectors` (n,D); `buckets` (n,V), each face's own and then those it visits; `photos` and `handicaps` (n,). The shard
-    has all faces whose own bucket is from `first_bucket` to before `end_bucket`.
+    `vectors` are (n,D), `photos` and `handicaps` (n,). `buckets` (n,V) are the bucket that each face belongs to, then
+    the buckets that it visits (see `clustering.buckets`). The shard has all faces that belong to the buckets
+    `first_bucket` to `end_bucket` − 1.
     """
 
     begin: int
@@ -43,7 +44,10 @@ class Shard:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pairs:
-    """Represents E pairs of faces: `first` and `second` (E,), numbers in the order of buckets, `similarity` (E,)."""
+    """Represents E pairs of faces.
+
+    `first` and `second` (E,) are numbers of faces in the order of buckets, `similarity` (E,) is that of each pair.
+    """
 
     first: npt.NDArray[np.int32]
     second: npt.NDArray[np.int32]
@@ -113,11 +117,11 @@ def _check_lengths(arrays: Arrays) -> None:
 
 
 def pairs_of_shards(folder: Path, own: int, other: int, threshold: float) -> None:
-    """Write the similar pairs of faces in shard `own` with faces of shard `other` that visit or belong to their buckets.
+    """Write the similar pairs of a face of shard `own` and a face of shard `other` that belongs to or visits its bucket.
 
-    A pair is similar if its cosine, less both handicaps, is `threshold` or more; its photos must differ. Over the calls for
-    all shards each pair is written once. If a face has more than 256 pairs in one bucket, only the most similar ones are
-    kept. An existing file is not changed.
+    A pair is similar if its cosine, less both handicaps, is at least `threshold`. The two faces must be from different
+    photos. The calls for all shards together write each pair once. If a face has more than 256 pairs in one bucket,
+    only the most similar of them are kept. An existing file is not changed.
     """
     target = pairs_path(folder, own, other)
     if target.exists():
@@ -144,7 +148,7 @@ def pairs_of_shards(folder: Path, own: int, other: int, threshold: float) -> Non
 
 @dataclass(slots=True, eq=False)
 class _Found:
-    """Collects the pairs between two shards."""
+    """Collects the similar pairs of a face in shard `here` and a face in shard `there`, bucket by bucket."""
 
     here: Shard
     there: Shard
@@ -153,7 +157,11 @@ class _Found:
     _tile: npt.NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
 
     def in_bucket(self, bucket: int, own: slice, visitors: npt.NDArray[np.int64]) -> None:
-        """Compare the faces that belong to a bucket with those that visit it."""
+        """Collect the similar pairs of a face that belongs to `bucket` and one of its visitors.
+
+        `own` are the rows of `here` that belong to the bucket. `visitors` are the rows of `there` that belong to the
+        bucket or visit it.
+        """
         if own.start == own.stop:
             return
         n_tiles = math.ceil((own.stop - own.start) / _COLUMNS)

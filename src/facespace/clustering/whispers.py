@@ -19,12 +19,13 @@ def whispers(
     """Return the group (N,) of every node after at most 20 rounds of Chinese whispers.
 
     In a round each node takes the group with the largest total weight among its neighbours. At first each node is its own
-    group, with its own number. Of groups with equal weights the smallest number wins. Groups that have another face of the
-    same photo in `photos` (N,) are skipped. Each round visits the nodes in a new order drawn from `rng`. If nodes are not
-    stored in the order of faces, `ids` (N,) are the faces' numbers; the groups are then the same as in the order of faces.
+    group, with its own number. Of groups with equal weights the smallest number wins. A group with another face of the
+    node's photo, in `photos` (N,), is skipped. Each round goes through the nodes in a new order drawn from `rng`. If
+    the nodes are not in the order of faces, `ids` (N,) are their face numbers; the groups are then the same as in the
+    order of faces.
 
-    A node is visited again only if a neighbour has changed its group, or another face of its photo has left one; otherwise
-    the result would be the same.
+    A node is computed again only if a neighbour has changed its group, or another face of its photo has left a group;
+    otherwise the result would be the same.
 
     >>> from facespace.clustering.similarity_graph import similar_pairs
     >>> graph = similar_pairs(np.array([[1, 0], [0, 1], [0.8, 0.6]], np.float32), 0.7)

@@ -96,7 +96,10 @@ def convert(
 
 
 def _backbone(opened: OpenedModel, remarks: list[str]) -> tuple[Backbone | None, list[str]]:
-    """Return the network for torch and its folded batch norms; None and a remark if there is only ONNX."""
+    """Return the network for torch and the names of its folded batch norms.
+
+    If only ONNX can be read, the network is None; if torch was tried and failed, a remark says why.
+    """
     if opened.read_onnx is not None and opened.read_backbone is None:
         return None, []
     try:

@@ -1,7 +1,7 @@
 """Download one file from the web or a mirror.
 
-pooch checks the SHA-256 of a file before it takes its place. This module gives pooch the bytes: it follows redirects only
-to http and https, and stops when the server sends too much or too slowly.
+pooch checks the SHA-256 of a file before it moves the file to its target. This module gives pooch the bytes. It follows
+redirects only to http and https, and stops when the server sends too much or too slowly.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from facespace.io.text import plain_text
 if TYPE_CHECKING:
     import requests
 
-MIRROR = "FACESPACE_MIRROR"  # environment variable: a folder or address that has the files under their names
+MIRROR = "FACESPACE_MIRROR"  # environment variable: a folder or address that has copies of the files, by file name
 _REDIRECTS = 10
 _SLOWEST = 256  # bytes a second; a slower server has stalled
 
@@ -48,12 +48,12 @@ def fetch(
     """Download the file at `url` to `target` and check its SHA-256.
 
     A `target` that has this SHA-256 already is kept. Processes with the same target wait for each other. If the
-    environment variable `FACESPACE_MIRROR` is set, the file is taken by its name from that folder or address instead.
+    environment variable `FACESPACE_MIRROR` is set, the file of that name in that folder or at that address is used.
     `size` and `max_bytes` are in bytes and are checked before the file is written, if the server announces its length.
     `timeout`, in seconds, limits every wait for the server. `progress` is called with the bytes received and their
     total, if the server announces it.
 
-    Raises `ModelError` if the server or the mirror fails or has another file.
+    Raises `ModelError` if the server or the mirror fails, or sends a file with another SHA-256 or size.
     """
     place = _place(url)
     shown = plain_text(str(place))
@@ -91,7 +91,7 @@ def discard(target: Path) -> None:
 
 
 def _unfinished(target: Path) -> Path:
-    """Return the folder in which pooch writes the file before it takes its place."""
+    """Return the folder in which pooch writes the file before it moves it to `target`."""
     return target.absolute().with_name(f"{TEMPORARY}{target.name}")
 
 

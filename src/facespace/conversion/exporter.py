@@ -89,7 +89,7 @@ def export(
         probe = np.random.default_rng(0).integers(0, 256, (N_PARITY, spec.size, spec.size, 3), dtype=np.uint8)
         calibration = probe
     else:
-        # Every third crop checks the result; ranges are measured on the others.
+        # Every third crop checks the result; ranges are measured on the remaining crops.
         sample = sample_crops(crops, spec, N_CALIBRATION + N_PARITY)
         probe, calibration = sample[1::3], np.delete(sample, np.s_[1::3], axis=0)
         if len(sample) < 16:

@@ -34,9 +34,9 @@ Verified = Literal["published", "given", "unverified"]
 class Installed:
     """An installed model: its folder, and the SHA-256 of the file it was made from.
 
-    `verified` says how that file was verified: `published`, by the SHA-256 of the model's card; `given`, by one that
-    the user passed; `unverified`, not at all. `remarks` are those of the conversion, one per line; `new` is False if
-    the model was already installed.
+    `verified` says how that file was verified: `published`, by the SHA-256 of the model's card; `given`, by a SHA-256
+    that the user passed; `unverified`, not at all. `remarks` are those of the conversion, one per line. `new` is False
+    if the model was already installed.
     """
 
     folder: Path
@@ -47,10 +47,10 @@ class Installed:
 
 
 def add(file: Path, card: ModelCard, *, sha256: str | None = None, unverified: bool = False) -> Installed:
-    """Install a model from a local file: the published one, or the frozen graph from its zip.
+    """Install a model from a local file: the published file, or the frozen graph from the published zip.
 
-    Any other file is accepted only with its `sha256` or as `unverified`. If the model is already installed from the
-    same file, nothing is done. Raises `ModelError`.
+    A file that is neither of these, by its SHA-256, is accepted only if `sha256` is its SHA-256 or with `unverified`.
+    If the model is already installed from the same file, nothing is done. Raises `ModelError`.
     """
     _check_card(card)
     if sha256 is not None and unverified:
@@ -100,8 +100,9 @@ def download_file(card: ModelCard, folder: Path, *, progress: Progress | None = 
 
 
 def remove(card: ModelCard) -> Path:
-    """Remove an installed model and its unfinished downloads, and return its former folder; `ModelError` if there is
-    none.
+    """Remove an installed model and its unfinished downloads, and return its former folder.
+
+    Raises `ModelError` if the model is not installed.
     """
     _check_card(card)
     folder = model_folder(card)
@@ -116,7 +117,7 @@ def remove(card: ModelCard) -> Path:
 
 
 def read_installed(card: ModelCard) -> Installed | None:
-    """Return the installed model, or None if it is not installed; `ModelError` if its folder is damaged."""
+    """Return the installed model, or None if it is not installed. Raises `ModelError` if its folder is damaged."""
     folder = model_folder(card)
     if not is_model_folder(folder):
         return None
@@ -203,7 +204,10 @@ def _as_graph(copy: Path) -> Path:
 
 
 def _verify(file: Path, digest: str, card: ModelCard, sha256: str | None, unverified: bool) -> Verified:
-    """Return how a file with this SHA-256 is verified; `ModelError` if it is not."""
+    """Return how the file with the SHA-256 `digest` is verified: by the card, by the user's `sha256`, or not at all.
+
+    Raises `ModelError` if `digest` is not the expected one, unless `unverified` accepts it.
+    """
     if digest in (card.sha256, card.graph_sha256):
         if sha256 not in (None, digest):
             raise ModelError(f"{file}: the SHA-256 must be {sha256}, got {digest}, which is the published one")
@@ -221,7 +225,10 @@ def _verify(file: Path, digest: str, card: ModelCard, sha256: str | None, unveri
 
 
 def _is_enough(existing: Installed, digest: str, verified: Verified) -> bool:
-    """Return whether the installed model is at least as well verified as one made from this file, and is the same."""
+    """Return whether the installed model was made from the same file and is verified at least as well.
+
+    Two published files of one model, the zip and its graph, count as the same.
+    """
     if existing.verified == verified == "published":
         return True
     return existing.sha256 == digest and (existing.verified != "unverified" or verified == "unverified")
@@ -248,7 +255,7 @@ def _unfinished(card: ModelCard) -> Path:
 
 @contextlib.contextmanager
 def _exclusive(card: ModelCard) -> Iterator[None]:
-    """Hold the lock of this model against other processes, and remove leftovers of killed ones."""
+    """Hold the lock of this model against other processes, and remove what killed processes left."""
     models = model_folder(card).parent
     models.mkdir(parents=True, exist_ok=True)
     ours = re.compile(rf"{re.escape(TEMPORARY + card.name)}-[0-9a-f]{{16}}")

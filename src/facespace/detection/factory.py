@@ -8,7 +8,7 @@ from typing import Any, cast
 from facespace.defaults import DEFAULT_DETECTOR
 from facespace.detection.protocol import Detector
 
-# Name: the module in this package, and its class. A module is imported when its detector is created.
+# The name of each detector, its module in this package, and its class. A module is imported when it is first needed.
 DETECTORS = {"mtcnn": ("mtcnn.detector", "MTCNN"), "yunet": ("yunet", "YuNet")}
 
 

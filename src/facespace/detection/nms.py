@@ -22,7 +22,9 @@ def non_maximum_suppression(
     overlap: Literal["union", "min"] = "union",
     end_pixels: bool = True,
 ) -> npt.NDArray[np.int64]:
-    """Return the indices of the kept boxes, best score first. Each removes boxes that it overlaps by more than `threshold`.
+    """Return the indices of the boxes to keep, best score first.
+
+    A kept box removes every box of a lower score that it overlaps by more than `threshold`.
 
     `boxes` (N,4) are x1, y1, x2, y2. With `end_pixels` they include both end pixels, so a side is x2 − x1 + 1 long;
     otherwise x2 − x1. Overlap is intersection over union, or over the area of the smaller box for `min`. Equal scores,

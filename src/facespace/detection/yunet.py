@@ -69,8 +69,8 @@ Pixels = npt.NDArray[np.uint8]
 class _Search(NamedTuple):
     """Represents one run of the network over a photo at one `size` (height, width).
 
-    `photo` is the photo's number. Faces of at least `min_side` pixels and `min_score` are candidates; a `min_score` of 0
-    stands for the detector's own.
+    `photo` is the photo's number. Faces of at least `min_side` pixels and `min_score` are candidates; if `min_score` is
+    0, the detector's `min_score` applies.
     """
 
     photo: int
@@ -99,7 +99,7 @@ class _Search(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """Represents candidates in one photo: boxes (n,4), scores (n,), landmarks (n,5,2), landmarks for crops (n,5,2)."""
+    """Represents candidates in one photo: boxes (n,4), scores (n,), landmarks (n,5,2), and `Face.crop_points` (n,5,2)."""
 
     boxes: npt.NDArray[np.float64]
     scores: npt.NDArray[np.float64]
@@ -129,7 +129,7 @@ class YuNet:
         call_after_fork(self)
 
     def after_fork(self) -> None:
-        """Create the threads, which a child process must do again."""
+        """Create the threads; called at the start, and again in a child process after a fork."""
         self._pool = ThreadPoolExecutor(usable_cores(), thread_name_prefix="facespace-yunet")
 
     @property
@@ -169,14 +169,14 @@ class YuNet:
         return self._faces([pixels], [parts])[0]
 
     def detect_many(self, images: Iterable[Source]) -> list[list[Face]]:
-        """Return the faces of images of any sizes. Small ones of one size form a batch, and batches run in parallel."""
+        """Return the faces of images of any sizes. Small images of one size form a batch; batches run in parallel."""
         if not are_several(images):
             raise TypeError(f"detect_many takes several images; got {type(images).__name__} (detect takes one image)")
         photos = [as_rgb(image) for image in images]
         return self.detect_reduced(photos, [1] * len(photos))
 
     def least_scale(self, height: int, width: int) -> float:
-        """Return the scale, at most 1, at which a photo of this size is searched; it need not be decoded larger."""
+        """Return the scale, at most 1, at which a photo of this size is searched; larger decoding is not necessary."""
         return min(1.0, self._scale(height, width))
 
     def detect_reduced(self, photos: Sequence[Pixels], reductions: Sequence[int]) -> list[list[Face]]:
@@ -414,7 +414,7 @@ def _joined(parts: Sequence[_Found]) -> _Found:
 
 
 def _suppressed(found: Sequence[_Found]) -> list[_Found]:
-    """Apply non-maximum suppression to the candidates of each image, and compute their landmarks for crops."""
+    """Return the candidates of each image that non-maximum suppression keeps, with `crop_points` as in `_means`."""
     rows = non_maximum_suppressions([one.boxes for one in found], [one.scores for one in found], _IOU, end_pixels=False)
     return [
         _chosen(one, kept)._replace(crop_points=_means(one, kept)) if len(kept) else _chosen(one, kept)

@@ -48,7 +48,7 @@ _PARTS = ".parts"
 
 @dataclass(frozen=True)
 class AligningWork:
-    """Represents the `parts.Work` of aligning `raw` into `out`. The rows of parts are in a folder of `out` until joined."""
+    """Represents the `parts.Work` of aligning `raw` into `out`. Rows of parts are in `out/.parts` until they are joined."""
 
     raw: Folder
     out: Folder
@@ -103,7 +103,7 @@ class AligningWork:
 def begin(work: AligningWork) -> Plan | None:
     """Make the plan of a run or resume an existing one. Return None if the crops of these photos are finished.
 
-    Raises `DatasetError` if the output contains anything else.
+    Raises `DatasetError` if the output contains neither a plan nor finished crops, but is not empty.
     """
     if not work.folder.exists(PLAN_HEADER):
         if work.out.exists(CSV_NAME) and work.out.exists(FILE_NAME):

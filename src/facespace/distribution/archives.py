@@ -31,7 +31,10 @@ def as_archive(**arrays: npt.NDArray[Any]) -> bytes:
 
 
 def read_archive(folder: Folder, name: str, columns: Sequence[str]) -> Arrays:
-    """Read columns of an archive. Raises `DatasetError` if it is damaged, lacks one, or unpacks to more than `MAX_PART` bytes."""
+    """Read columns of an archive.
+
+    Raises `DatasetError` if the archive is damaged, lacks a column, or unpacks to more than `MAX_PART` bytes.
+    """
     data = folder.read(name)
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:

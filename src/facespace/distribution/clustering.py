@@ -93,7 +93,10 @@ class FindingWork(NetworkWork):
 
 
 def begin(work: FindingWork, digests: Mapping[str, str]) -> tuple[FindingWork, Plan]:
-    """Return work and plan for photos (path → SHA-256), new or resumed. Parts of other photos or options are removed."""
+    """Return the work and the plan for photos (path → SHA-256); the plan is new, or that of an interrupted run.
+
+    Parts of runs with other photos or options are removed.
+    """
     entries = [json.dumps(photo) for photo in digests.items()]
     run = hashlib.sha256(json.dumps([work.settings(), work.base]).encode())
     for entry in entries:

@@ -112,7 +112,10 @@ class WritingWork(_Source):
         return Folder(os.path.join(self.out, PARTS, "written"))
 
     def result(self, number: int) -> str:
-        """Return the name of the file that marks a shard as done: the SHA-256 over those of its images, read back."""
+        """Return the name of the file that marks a shard as done.
+
+        It contains the SHA-256 of the SHA-256 digests of the shard's images, which are read back from the shard.
+        """
         return result_name(number, "txt")
 
     def compute(self, number: int) -> None:

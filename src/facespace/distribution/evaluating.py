@@ -77,13 +77,13 @@ class EvaluatingWork(NetworkWork):
 
 
 def begin(work: EvaluatingWork, pairs: PairSet) -> Plan:
-    """Make the plan of a run or resume an existing one; its photos are those of the list that have a file."""
+    """Make the plan of a run or resume an existing one. The plan has the photos of the list whose files exist."""
     entries = (json.dumps([k, pairs.pairs.photos[k]]) for k, file in enumerate(pairs.files) if file is not None)
     return make_plan(work.folder, entries, work.settings(), per_part=PER_PART)
 
 
 def finish(work: EvaluatingWork, plan: Plan, pairs: PairSet, dimension: int) -> Represented:
-    """Join the parts into what `evaluation.pairs.represent` returns for the whole list, and remove them."""
+    """Join the parts, remove them, and return what `evaluation.pairs.represent` returns for the whole list."""
     seen = empty(pairs, dimension, work.flip)
     for number, part in enumerate(read_archives(work, plan, _COLUMNS)):
         try:

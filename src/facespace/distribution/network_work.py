@@ -37,7 +37,7 @@ class NetworkWork:
     def networks(self, min_size: float | None = None) -> tuple[Embedder, Detector]:
         """Return the embedder and its detector, which finds faces from `min_size` pixels on (None: its own default).
 
-        A worker keeps them for its next part. Raises `ModelError` if this machine has another model by that name.
+        A worker keeps both for its next part. Raises `ModelError` if this machine has another model by that name.
         """
         embedder, detector = _load(self.model, self.device, min_size)
         if embedder.fingerprint != self.fingerprint:

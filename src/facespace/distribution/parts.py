@@ -11,7 +11,7 @@ from facespace.distribution.storage import Folder
 
 
 class Work(Protocol):
-    """The work on the parts of a plan. It is pickled, so it has names of models, not networks."""
+    """The work on the parts of a plan. It is pickled, so it contains names of models, not networks."""
 
     @property
     def folder(self) -> Folder:
@@ -25,13 +25,13 @@ class Work(Protocol):
         """Return the name of the object, directly in `folder`, that marks a part as done."""
 
     def compute(self, number: int) -> None:
-        """Compute a part and write its result with `Folder.create`; called again if a worker was lost."""
+        """Compute a part and write its result with `Folder.create`. If a worker is lost, its part is computed again."""
 
 
 def compute_parts(work: Work, plan: Plan, session: Session | None = None) -> Iterator[int]:
-    """Compute every part without a result. Yield the number of finished parts, at first that of earlier runs.
+    """Compute every part that has no result yet. Yield the number of finished parts: at first, then after every part.
 
-    With a `session` the workers of its cluster compute, otherwise this process, one part after another.
+    With a `session` the workers of its cluster compute. Without it this process does, one part after another.
     """
     there = set(work.folder.names())
     missing = [number for number in range(plan.n_parts) if work.result(number) not in there]

@@ -130,7 +130,7 @@ def damaged(folder: Folder, number: int) -> DatasetError:
 
 
 def variables() -> dict[str, str]:
-    """Return the environment variables of this process that results depend on; empty if not set."""
+    """Return the environment variables that results depend on; the value of a variable that is not set is empty."""
     return {name: os.environ.get(name, "") for name in _VARIABLES}
 
 

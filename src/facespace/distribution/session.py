@@ -77,8 +77,8 @@ class Session:
 def connect(address: str) -> Iterator[Session]:
     """Connect to the cluster at an address: `local` starts one on this machine's cores, `auto` finds one on this machine.
 
-    A cluster that was started here ends with the block. Raises `RuntimeUnavailable` if Ray is not installed or no cluster
-    is found.
+    A cluster that was started here ends with the `with` block. Raises `RuntimeUnavailable` if Ray is not installed or
+    no cluster is found.
     """
     _check_reachable(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # send no usage statistics

@@ -59,7 +59,8 @@ class _Threads(NamedTuple):
 class _Candidates(NamedTuple):
     """Represents P-Net's n candidates in several photos of one size.
 
-    Boxes (n,4), offsets (n,4), scores (n,), the photo's number, the level, and the cell (row, column) of that level.
+    For each candidate: its box and offsets (n,4), its score (n,), the number of its photo (n,), the pyramid level (n,)
+    and the cell (row, column) of that level (n,2).
     """
 
     boxes: Array
@@ -103,7 +104,7 @@ class MTCNN:
         call_after_fork(self)
 
     def after_fork(self) -> None:
-        """Create threads and locks, which a child process must do again."""
+        """Create threads and locks; called at the start, and again in a child process after a fork."""
         self._n_cores = usable_cores()
         # Drivers process whole photos or several small ones; helpers compute for a driver or a caller. They are separate
         # pools, because a thread that waits for its own pool may wait forever.
@@ -369,7 +370,10 @@ def _planes(photos: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[Any]:
 def _suppressed(
     candidates: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], boxes: Array, scores: Array, threshold: float
 ) -> npt.NDArray[np.int64]:
-    """Split `candidates`, indices of boxes, at `ends` into sets, and return those that non-maximum suppression keeps."""
+    """Return the `candidates` (indices of boxes) that non-maximum suppression keeps.
+
+    It is applied to several sets: `candidates` are split where each of `ends` says that a set ends.
+    """
     sets = [part for part in np.split(candidates, ends) if len(part)]
     kept = non_maximum_suppressions([boxes[part] for part in sets], [scores[part] for part in sets], threshold)
     return np.concatenate([candidates[:0], *(part[chosen] for part, chosen in zip(sets, kept, strict=True))])
@@ -388,7 +392,10 @@ def _regressed(boxes: Array, offsets: npt.NDArray[Any]) -> Array:
 
 
 def _squared(boxes: Array) -> Array:
-    """Return squares with the longer side and the same centres, truncated to whole pixels."""
+    """Return a square for each box (n,4): its side is the box's longer side, its centre the box's centre.
+
+    The coordinates are then truncated to whole pixels.
+    """
     size = boxes[:, 2:] - boxes[:, :2]
     side = size.max(axis=1, keepdims=True)
     corner = boxes[:, :2] + size * 0.5 - side * 0.5
