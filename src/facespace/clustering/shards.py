@@ -117,7 +117,7 @@ def _check_lengths(arrays: Arrays) -> None:
 
 
 def pairs_of_shards(folder: Path, own: int, other: int, threshold: float) -> None:
-    """Write the similar pairs of a face of shard `own` and a face of shard `other` that belongs to or visits its bucket.
+    """Write the similar pairs of a face of shard `own` and a face of shard `other` that is in its bucket or visits it.
 
     A pair is similar if its cosine, less both handicaps, is at least `threshold`. The two faces must be from different
     photos. The calls for all shards together write each pair once. If a face has more than 256 pairs in one bucket,

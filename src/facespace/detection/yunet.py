@@ -99,7 +99,7 @@ class _Search(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """Represents candidates in one photo: boxes (n,4), scores (n,), landmarks (n,5,2), and `Face.crop_points` (n,5,2)."""
+    """Represents candidates in one photo: boxes (n,4), scores (n,), landmarks and `Face.crop_points`, both (n,5,2)."""
 
     boxes: npt.NDArray[np.float64]
     scores: npt.NDArray[np.float64]

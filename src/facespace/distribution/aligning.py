@@ -48,7 +48,7 @@ _PARTS = ".parts"
 
 @dataclass(frozen=True)
 class AligningWork:
-    """Represents the `parts.Work` of aligning `raw` into `out`. Rows of parts are in `out/.parts` until they are joined."""
+    """Represents the `parts.Work` of aligning `raw` into `out`. The rows of parts are in `out/.parts` until joined."""
 
     raw: Folder
     out: Folder

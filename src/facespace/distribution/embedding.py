@@ -129,7 +129,10 @@ def read_parts(work: EmbeddingWork, plan: Plan) -> Iterator[dict[str, npt.NDArra
 
 
 def join_parts(parts: list[dict[str, npt.NDArray[Any]]]) -> dict[str, npt.NDArray[Any]]:
-    """Join the arrays of several parts, column by column. `failed` is left out, and `model` is that of the first part."""
+    """Join the arrays of several parts, column by column.
+
+    The photos that could not be read, `failed`, are left out; `model` is that of the first part.
+    """
     columns = [column for column in parts[0] if column not in ("model", "failed")]
     joined = {column: np.concatenate([part[column] for part in parts]) for column in columns}
     return {**joined, "model": parts[0]["model"]}

@@ -179,7 +179,7 @@ def _among_look_alikes(
     similarities: tuple[float, ...],
     people: tuple[tuple[float, float], ...],
 ) -> float:
-    """Return the similarity, at quality 1, that a share `rate` of strangers reaches to one of P people.
+    """Return the similarity, at quality 1, that a share `rate` of strangers have to at least one of P people.
 
     One of the P people resembles the stranger, as `people` describes; the others are random people with several
     averaged photos, whose similarities are higher by `shift`. The shift was measured for random people only.
@@ -195,8 +195,9 @@ def _among_look_alikes(
 
 
 def _at(fmr: float, rates: Sequence[float], similarities: Sequence[float]) -> float:
-    """Return the similarity at a false match rate: linear in its logarithm between the points, beyond them see
-    `_beyond`.
+    """Return the similarity at a false match rate.
+
+    Between the points it is linear in the logarithm of the rate. For rates below the rarest one see `_beyond`.
     """
     if fmr < rates[-1]:
         slope, last = _beyond(tuple(rates), tuple(similarities))
@@ -230,8 +231,8 @@ def _beyond(rates: tuple[float, ...], similarities: tuple[float, ...]) -> tuple[
 def find(fingerprint: str, *, runtime: str, precision: str, spec: InputSpec | None = None) -> Calibration | None:
     """Return the calibration of the weights with this SHA-256, or None if none was measured.
 
-    A calibration applies only to crops of the published model's spec; another `spec` gives None. Of several
-    measurements the one with the same precision is used, and preferably the same runtime.
+    A calibration applies only to crops of the published model's spec, so the result is None for another `spec`. Of
+    several measurements, one with the same precision is preferred, and among those one with the same runtime.
     """
     for table in json_tables("facespace.embedding", "calibrations"):
         if table["fingerprint"] == fingerprint and (spec is None or spec == MODELS[table["model"]].spec):

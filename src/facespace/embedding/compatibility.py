@@ -40,18 +40,22 @@ def model_of(embedder: _Model) -> dict[str, Any]:
 
 
 def other_model(held: Any, embedder: _Model) -> str | None:
-    """Return why a file's vectors cannot be compared with this embedder's, or None; `held` comes from `model_of`."""
+    """Return why a file's vectors cannot be compared with those of this embedder, or None if they can.
+
+    `held` is the file's record of its model, made by `model_of`.
+    """
     if (other := difference(held, model_of(embedder))) is None:
         return None
     return f"its vectors {other}; use --model {_name(held)}"
 
 
 def represented(vectors: Vectors, model: dict[str, Any] | None = None) -> npt.NDArray[np.float32]:
-    """Return vectors of `Embedder.represent` as a plain array, (N,D), or (D,) for one; plain arrays are accepted.
+    """Return vectors made by `Embedder.represent` as a plain array: (N,D), or (D,) for a single vector.
 
-    Faces that have an `embedding` may be given instead of vectors. Raises `ValueError` for vectors of `Embedder.embed`,
-    for vectors of another model than `model` (from `model_of`), and for a list of several models or lengths;
-    `TypeError` for anything that is not a vector.
+    Plain arrays, which do not record how they were made, are accepted. Faces that have an `embedding` may be given
+    instead of vectors. Raises `ValueError` for vectors of `Embedder.embed`, for vectors of another model than `model`
+    (from `model_of`), and for a list with vectors of several models or lengths. Raises `TypeError` for anything that is
+    not a vector.
     """
     is_list = isinstance(vectors, (list, tuple))
     several = [getattr(some, "embedding", some) for some in (vectors if is_list else [vectors])]
@@ -77,8 +81,10 @@ def represented(vectors: Vectors, model: dict[str, Any] | None = None) -> npt.ND
 
 
 def probes_of(vectors: Vectors, dimension: int, model: dict[str, Any] | None = None) -> npt.NDArray[np.float32]:
-    """Return `represented` vectors as (N,D) float32 of length 1, also for one vector (D,) or none; `ValueError` for
-    others.
+    """Return the vectors to compare as an array (N,D) float32; N is 1 for one vector (D,), and may be 0.
+
+    The vectors must come from `Embedder.represent`, see `represented`. Raises `ValueError` for another dimension and for
+    vectors that are not of length 1.
     """
     array = represented(vectors, model)
     if array.shape == (dimension,):
@@ -87,7 +93,10 @@ def probes_of(vectors: Vectors, dimension: int, model: dict[str, Any] | None = N
 
 
 def qualities_of(vectors: Vectors) -> npt.NDArray[np.float32] | None:
-    """Return the quality (N,) of each face, from its `Embeddings` or face; None if one of them has none."""
+    """Return the quality (N,) of each face, as its `Embeddings` or its `Face` records it.
+
+    Returns None if the quality of any face is unknown.
+    """
     if isinstance(vectors, Embeddings):
         return None if vectors.quality is None else np.atleast_1d(vectors.quality)
     if not isinstance(vectors, (list, tuple)) or not vectors:
@@ -102,7 +111,7 @@ def qualities_of(vectors: Vectors) -> npt.NDArray[np.float32] | None:
 
 
 def unit_vectors(vectors: npt.NDArray[Any], dimension: int | None = None) -> npt.NDArray[np.float32]:
-    """Return vectors (N,D) as float32; `ValueError` for another shape or for rows that do not have length 1."""
+    """Return vectors (N,D) as float32. Raises `ValueError` for another shape or for rows that are not of length 1."""
     array = np.asarray(vectors, np.float32)
     if array.ndim != 2 or (dimension is not None and array.shape[1] != dimension):
         raise ValueError(f"embeddings must be of shape (N,{dimension or 'D'}), got {array.shape}")
@@ -116,7 +125,7 @@ def unit_vectors(vectors: npt.NDArray[Any], dimension: int | None = None) -> npt
 
 
 def making_of(vectors: Vectors) -> dict[str, Any]:
-    """Return the model that vectors carry, as `model_of` describes it; empty for plain arrays."""
+    """Return the model that made the vectors, in the form of `model_of`; empty for plain arrays, which do not record it."""
     some = vectors if isinstance(vectors, (list, tuple)) else [vectors]
     known = (getattr(one, "embedding", one) for one in some)
     return next((dict(one.model) for one in known if isinstance(one, Embeddings)), {})

@@ -155,7 +155,7 @@ class Embedder:
         if len(self._batches) == 1:
             return True
         colours = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), dtype=np.uint8)
-        colours[1] //= 4  # a dark one: similar crops would hide that they are mixed up
+        colours[1] //= 4  # one crop is dark: if both were alike, a network that mixes them up would not be noticed
         side = -(-self.spec.size // 4)
         crops = colours.repeat(side, axis=1).repeat(side, axis=2)[:, : self.spec.size, : self.spec.size]
         try:
@@ -239,7 +239,7 @@ class Embedder:
         return np.concatenate(features)[: len(crops)]
 
     def _checked_crops(self, crops: Crops) -> npt.NDArray[np.uint8]:
-        """Return the crops as one array (N,S,S,3); raise `ValueError` or `TypeError` for anything else."""
+        """Return the crops as one array (N,S,S,3). Raises `ValueError` or `TypeError` for anything else."""
         size = self.spec.size
         if isinstance(crops, (list, tuple)):
             several = [np.asarray(crop) for crop in crops]
@@ -301,7 +301,7 @@ def _loaded_again(
     device: Device,
     spec: InputSpec,
 ) -> Embedder:
-    """Load the embedder in the process that unpickles it; `ModelError` if the model has changed since."""
+    """Load the embedder in the process that unpickles it. Raises `ModelError` if the model has changed since."""
     embedder = kind.load(model, precision=precision, device=device, spec=spec)
     if embedder.fingerprint != fingerprint:
         raise ModelError(f"{model}: was changed after this Embedder was pickled; load it again")
@@ -335,9 +335,10 @@ def _quantized(read: Callable[[], bytes], ranges: Any, source: str) -> bytes:
 
 
 def _kept_at(opened: OpenedModel) -> tuple[Path, str] | None:
-    """Return folder and name under which the network of packed weights is kept; `ModelError` if the weights are gone.
+    """Return the folder and the name under which the optimised network of weights that come with facespace is kept.
 
-    Other models are read every time: detecting that a file was changed takes as long as keeping the network would save.
+    Returns None for other models, which are read every time: detecting that a file was changed takes as long as keeping
+    the network would save. Raises `ModelError` if the weights are missing or changed.
     """
     if opened.card is None or opened.card.wheel or opened.record is not None:
         return None

@@ -38,7 +38,7 @@ class Embeddings(np.ndarray[Any, np.dtype[np.float32]]):
         model: dict[str, Any],
         quality: npt.ArrayLike | None = None,
     ) -> Embeddings:
-        """Attach the attributes to the vectors without a copy; `ValueError` unless there is one quality per vector."""
+        """Attach the attributes to the vectors without a copy. Raises `ValueError` unless each vector has a quality."""
         result = np.asarray(vectors).view(cls)
         result.made_by, result.model = made_by, model
         result.quality = None if quality is None else np.asarray(quality, np.float32)
@@ -114,7 +114,7 @@ def _same_making(own: Embeddings, other: Any) -> bool:
 
 
 def _bare(value: Any) -> Any:
-    """Return `value` with every `Embeddings` in it, also in tuples, lists and dicts, as a plain array."""
+    """Return `value` with every `Embeddings` replaced by a plain array, also within tuples, lists and dicts."""
     if isinstance(value, Embeddings):
         return value.view(np.ndarray)
     if type(value) in (tuple, list):

@@ -35,7 +35,7 @@ _THUMBNAIL = 96  # pixels
 
 @dataclass(slots=True)
 class Represented:
-    """The embedded photos: `embeddings` (N,D), `failed` (photo → reason), `thumbnails` as JPEG bytes."""
+    """The embedded photos: `embeddings` (N,D), `failed` (number of photo → reason), `thumbnails` (→ bytes of a JPEG)."""
 
     embeddings: npt.NDArray[np.float32]
     failed: dict[int, str]
@@ -44,7 +44,10 @@ class Represented:
 
 @dataclass(frozen=True, slots=True)
 class GroupRate:
-    """Errors among the pairs of one group at the threshold used; None if it has no pairs of that kind."""
+    """Errors among the pairs of one group at the threshold used.
+
+    `fnmr` is None if the group has no pairs of the same person, `fmr` if it has none of different people.
+    """
 
     n_same: int
     n_different: int
@@ -94,11 +97,12 @@ def evaluate_pairs(
     progress: Progress | None = None,
     represent_set: Callable[[PairSet], Represented] | None = None,
 ) -> Evaluation:
-    """Judge the pairs of `source`; whole photos need a `detector`, and the face kept by the 2018 aligner is used.
+    """Judge the pairs of `source`, and measure how often that is right.
 
-    `flip`: the embeddings of photo and mirror image are concatenated (`concat`, not of unit length, as in 2018) or
-    added (`add`, of unit length). With `threshold_from`, threshold and mean are chosen on that set and folds are not
-    used. `represent_set` embeds the photos of a set instead of `represent`, for example on other machines. Raises
+    Whole photos need a `detector`; of several faces in a photo the one chosen by `central_face` is used. `flip` combines
+    the embeddings of photo and mirror image: `concat` concatenates them, as in 2018 (not of unit length); `add` adds
+    them and scales the sum to unit length. With `threshold_from`, threshold and mean are chosen on that set, and folds
+    are not used. `represent_set` embeds the photos of a set instead of `represent`, for example on other machines. Raises
     `DatasetError` if files are missing or folds are uneven (unless `allow_missing`), if crops do not fit the model
     (unless `resize_crops`), and if nothing can be measured on the pairs.
     """
@@ -198,7 +202,10 @@ def _detected(seen: Represented) -> npt.NDArray[np.bool_]:
 
 
 def usable_pairs(source: PairSet, allow_missing: bool) -> npt.NDArray[np.int64]:
-    """Return the indices of pairs whose files exist; missing files or uneven folds need `allow_missing`."""
+    """Return the indices of the pairs whose files exist.
+
+    Raises `DatasetError` if there are no such pairs, and, unless `allow_missing`, for missing files or uneven folds.
+    """
     pairs = source.pairs
     present = np.array([file is not None for file in source.files])
     used = np.flatnonzero(present[pairs.first] & present[pairs.second])
@@ -240,9 +247,10 @@ def represent(
     progress: Callable[[int], None],
     numbers: Sequence[int] | None = None,
 ) -> Represented:
-    """Embed all photos of a list, or those with the `numbers`; rows of other photos and of those without a face stay 0.
+    """Embed all photos of a list, or only the photos with these `numbers`.
 
-    Photos without a face are listed in `failed`. Photos that have a file are embedded in batches of `BATCH`.
+    The rows of all other photos, and of photos without a face, stay 0; photos without a face are listed in `failed`.
+    Photos that have a file are embedded in batches of `BATCH`.
     """
     seen = empty(source, embedder.dimension, flip)
     chosen = range(len(source.files)) if numbers is None else numbers
@@ -262,12 +270,12 @@ def represent(
 
 
 def empty(source: PairSet, dimension: int, flip: Flip) -> Represented:
-    """Return rows of 0 for all photos of a list."""
+    """Return a `Represented` in which the embeddings of all photos of a list are 0."""
     width = dimension * (2 if flip == "concat" else 1)
     return Represented(np.zeros((len(source.files), width), np.float32), {}, {})
 
 
-Crop = tuple[int, npt.NDArray[np.uint8] | None, str]  # photo, its crop, or None and the reason
+Crop = tuple[int, npt.NDArray[np.uint8] | None, str]  # (photo, its crop, ""), or (photo, None, the reason)
 
 
 def _whole_photos(

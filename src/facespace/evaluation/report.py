@@ -100,9 +100,9 @@ def _rate(rate: Rate) -> dict[str, Any]:
 
 
 def worst(evaluation: Evaluation, n: int = _WORST) -> tuple[list[int], list[int]]:
-    """Return the closest pairs of different people and the farthest of the same person that were judged wrongly.
+    """Return the wrongly judged pairs: the closest pairs of different people, then the farthest of the same person.
 
-    The result is positions in `used`, worst first, at most `n` of each; pairs without a face are left out.
+    Pairs are given as positions in `used`, worst first, at most `n` of each kind. Pairs without a face are left out.
     """
     result = evaluation.verification
     same = evaluation.source.pairs.same[evaluation.used]
@@ -154,7 +154,7 @@ def _page(evaluation: Evaluation) -> str:
 
 
 def judged(evaluation: Evaluation) -> str:
-    """Return one line: how many pairs were judged, how, and at which threshold."""
+    """Return a line that says how many pairs were judged, how, and at which threshold."""
     result, source = evaluation.verification, evaluation.settings["threshold_from"]
     where = {"folds": "chosen on the other folds", "same pairs": "chosen on these very pairs"}.get(
         source, f"chosen on {source}"

@@ -50,7 +50,9 @@ def align(image: Source, face: Face, spec: InputSpec) -> npt.NDArray[np.uint8]:
 
 
 def central_crop(pixels: npt.NDArray[np.uint8], faces: Sequence[Face], spec: InputSpec) -> npt.NDArray[np.uint8]:
-    """Return the crop (S,S,3) of the face that `central_face` chooses among the `faces` of a photo (H,W,3), at least one.
+    """Return the crop (S,S,3) of the face that `central_face` chooses among the `faces` of a photo (H,W,3).
+
+    There must be at least one face.
 
     >>> photo = np.zeros((100, 100, 3), np.uint8)
     >>> photo[40:60, 40:60] = 255

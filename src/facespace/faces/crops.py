@@ -26,12 +26,13 @@ _MAX_BYTES = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class CropRecord:
-    """How the crops of one folder were made; all of them alike.
+    """How the crops of one folder were made, which is the same for all of them.
 
     `image_size` in pixels, `crop_margin` in source pixels and `template` are those of `InputSpec`. `faces` says which
-    faces of a photo were kept: the one chosen by the 2018 rule (`central`), the one with the highest score
-    (`most-confident`), or `all`. `format` is png, jpeg or webp. `min_size` is the detector's smallest face in pixels,
-    `detector` its name. `model` is the name of the model they were made for; older records have none.
+    faces of a photo were kept: the face that the 2018 aligner chooses (`central`, see `face.central_face`), the face with
+    the highest score (`most-confident`), or `all`. `format` is png, jpeg or webp. `detector` is the name of the detector
+    that found the faces, `min_size` its smallest face in pixels. `model` is the name of the model that the crops were
+    made for; it is empty in older records.
     """
 
     image_size: int
@@ -54,7 +55,7 @@ class CropRecord:
             raise DatasetError(f"min_size must be at least 2 pixels, got {self.min_size!r}")
 
     def input_spec(self) -> InputSpec:
-        """Return the `InputSpec` for which `align` makes such crops; `DatasetError` if the values are invalid."""
+        """Return the `InputSpec` for which `align` makes such crops. Raises `DatasetError` if the values are invalid."""
         try:
             return InputSpec(self.image_size, self.template, self.crop_margin)
         except ModelError as error:
@@ -63,7 +64,7 @@ class CropRecord:
     def misfit(self, spec: InputSpec) -> str | None:
         """Return why a model with this `spec` may not use such crops, or None if it may.
 
-        The margin of `box` crops must be equal too.
+        Size and template must be equal, and for `box` crops the margin as well.
 
         >>> CropRecord(112, 0, "arcface").misfit(InputSpec(160, "box", 32))
         'the crops are 112 px arcface, the model takes 160 px box with a margin of 32'
@@ -90,7 +91,7 @@ def _words(size: int, template: str, crop_margin: int) -> str:
 
 
 def read_record(folder: Path) -> CropRecord | None:
-    """Read the record of a folder of crops; None if there is no `align.json`, `DatasetError` if it is damaged."""
+    """Read the record of a folder of crops, or None if it has no `align.json`. Raises `DatasetError` if it is damaged."""
     path = folder / FILE_NAME
     if not path.is_file():
         return None
@@ -126,7 +127,7 @@ def holds_crops(root: str | os.PathLike[str], spec: InputSpec, *, aligned: bool 
 
 
 def aligned_record(folder: Path, spec: InputSpec, sample: Path | None) -> CropRecord:
-    """Return how a folder's crops were made: from `align.json`, else inferred from the size of a `sample` crop."""
+    """Return how a folder's crops were made: as `align.json` says, or else by the size of a `sample` crop and `spec`."""
     record = read_record(folder)
     if record is not None:
         return record
@@ -139,7 +140,7 @@ def aligned_record(folder: Path, spec: InputSpec, sample: Path | None) -> CropRe
 
 
 def may_be_cut(height: int, width: int, size: int) -> bool:
-    """Return whether a crop has `size` pixels, or is so little larger that its centre can be used.
+    """Return whether a crop is square with a side of `size` pixels, or so little larger that its centre can be used.
 
     >>> may_be_cut(160, 160, 160), may_be_cut(182, 182, 160), may_be_cut(250, 250, 160)
     (True, True, False)
@@ -168,8 +169,8 @@ def resize(crop: image.RGB, size: int) -> image.RGB:
 def fit(pixels: image.RGB, size: int) -> tuple[image.RGB, str]:
     """Bring a crop (H,W,3) to (size,size,3), and describe how that was done.
 
-    A crop larger by up to a quarter is cut to its centre, as the 2018 trainer takes 160 px of 182. All others are
-    resized, after cutting them to the central square if they are not square.
+    A square crop that is larger by up to a quarter is cut to its centre, as the 2018 trainer cuts 160 px out of 182 px.
+    Any other crop is cut to its central square, if it is not square, and resized.
 
     >>> crop, how = fit(np.zeros((182, 182, 3), np.uint8), 160)
     >>> crop.shape, how

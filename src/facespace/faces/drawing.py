@@ -40,7 +40,7 @@ def annotate(
 
 
 def numbered(texts: Sequence[str]) -> list[str]:
-    """Return the labels of one photo's faces in lists and pictures: the number of each, from 1, and its text.
+    """Return the labels of one photo's faces for lists and pictures: the number of each face, from 1, and its text.
 
     >>> numbered(["Anna", ""]), numbered([])
     (['1: Anna', '2'], [])

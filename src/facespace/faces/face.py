@@ -24,9 +24,9 @@ class Face:
 
     `box` is (x1, y1, x2, y2) and may reach beyond the border. `landmarks` are left eye, right eye, nose, left mouth
     corner, right mouth corner as seen in the image. `score` is the detector's probability. `quality`, from 0 to 1,
-    comes from `faces.quality.face_quality`, or is None if it was not computed. `crop_points` are the same five points
-    if the detector can locate them more steadily than its landmarks; crops are cut by them. Raises `ValueError` if the
-    box is empty, a number is not finite, or there are not five points.
+    comes from `faces.quality.face_quality`, or is None if it was not computed. `crop_points` are the same five points,
+    located more steadily, if the detector can do that; crops are then cut by them instead of `landmarks`. Raises
+    `ValueError` if the box is empty, a number is not finite, or there are not five points.
 
     >>> face = Face((10, 20, 50, 70), 0.99, ((20, 40), (40, 40), (30, 50), (22, 60), (38, 60)))
     >>> face.width, face.height
@@ -76,9 +76,9 @@ class Face:
 
 
 def clear_face(faces: Sequence[Face]) -> Face | None:
-    """Return the one face a portrait shows: the only one, or one far larger than all others; else None.
+    """Return the face of a portrait: the only face, or the one that is far larger than all others; else None.
 
-    Other detections in a portrait are far smaller: people in the background, a picture on the wall, a collar.
+    The other detections in a portrait are far smaller: people in the background, a picture on the wall, a collar.
 
     >>> points = ((20, 40), (40, 40), (30, 50), (22, 60), (38, 60))
     >>> portrait, collar = Face((0, 0, 100, 120), 0.9, points), Face((40, 150, 60, 170), 0.94, points)
@@ -112,8 +112,9 @@ def central_face(faces: Sequence[Face], width: int, height: int) -> Face:
 
 
 def overlaps(first: npt.NDArray[np.floating], second: npt.NDArray[np.floating]) -> Array:
-    """Return the intersection over union (N,M) of boxes (N,4) and (M,4), each (x1, y1, x2, y2) with x1 < x2 and y1 <
-    y2.
+    """Return the intersection over union (N,M) of boxes (N,4) and (M,4).
+
+    A box is (x1, y1, x2, y2) with x1 < x2 and y1 < y2.
 
     >>> overlaps(np.array([[0, 0, 2, 2]]), np.array([[1, 0, 3, 2], [5, 5, 6, 6]])).round(3).tolist()
     [[0.333, 0.0]]

@@ -54,7 +54,7 @@ class InputSpec:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> InputSpec:
-        """Build a spec from `as_dict`'s result; `ModelError` names a field that is missing or unknown."""
+        """Build a spec from the result of `as_dict`. Raises `ModelError` for a field that is missing or unknown."""
         fields = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(data) - fields):
             raise ModelError(f"input spec: unknown field {unknown[0]!r}; it has {', '.join(sorted(fields))}")

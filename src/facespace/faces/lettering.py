@@ -146,7 +146,7 @@ class Lettering:
 
 
 def _shaping(run: _Run, font: ImageFont.FreeTypeFont) -> dict[str, Any]:
-    """Return the text and, for fonts with shaping, its direction; other fonts accept no direction."""
+    """Return the arguments for Pillow: the text, and its direction if the font was opened with shaping, else None."""
     shaped = font.layout_engine == ImageFont.Layout.RAQM
     return {"text": run.text, "direction": run.direction if shaped else None}
 
@@ -183,7 +183,7 @@ def _is_shaped(letter: str) -> bool:
 
 
 def _base_direction(clusters: list[str]) -> str:
-    """Return the direction of the whole name, that of its first letter with a direction."""
+    """Return the direction of the whole name, which is that of the first letter that has a direction."""
     return next((direction for cluster in clusters if (direction := _strong(cluster))), "ltr")
 
 

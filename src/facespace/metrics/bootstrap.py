@@ -31,14 +31,14 @@ def bootstrap(
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, tuple[float, float]]:
-    """Return intervals that contain `level` of the bootstrap's replicates (percentile method), by figure.
+    """Return for each figure the interval that contains a share `level` of the replicates (percentile method).
 
     `distances` (P,), infinite for pairs without a face, and `correct` (P,), whether a pair was classified correctly at
-    its threshold, come from a `Verification`; `person_first` (P,) and `person_second` (P,) number the people, and None
-    for unknown people gives {}. Keys are `accuracy`, `auc`, `eer`, and `val@1e-3` and so on for those `targets` at
-    which at least one pair of different people may match. AUC, EER and VAL@FAR are the exact ones over all pairs; every
-    replicate has its own threshold for VAL. In accuracy, same and different pairs keep their original shares.
-    Replicates in which either kind has no weight are left out. A figure without any error, such as an accuracy of 1,
+    its threshold, come from a `Verification`. `person_first` (P,) and `person_second` (P,) are the numbers of the
+    people; if they are None (unknown), the result is {}. Keys are `accuracy`, `auc`, `eer`, and `val@1e-3` and so on
+    for those `targets` at which at least one pair of different people may match. AUC, EER and VAL@FAR are the exact
+    ones over all pairs; every replicate has its own threshold for VAL. In accuracy, same and different pairs keep their
+    original shares. Replicates in which same or different pairs have no weight are left out. A figure without any error, such as an accuracy of 1,
     has an interval of width zero, because resampling cannot produce unseen errors. Raises `ValueError` for inconsistent
     arguments.
 
@@ -104,16 +104,17 @@ class _Pairs:
         self._different_right = correct[ordered_different].astype(np.float64)
         self._share_same = len(ordered_same) / len(same)
         mated, impostor = distances[ordered_same], distances[ordered_different]
-        # Impostors below each mated distance, and those not above it; the difference are ties, which count half.
+        # The number of impostor distances below each mated distance, and not above it. The difference between the two
+        # numbers is that of ties, which count half.
         self._below = np.searchsorted(impostor, mated)
         self._not_above = np.searchsorted(impostor, mated, side="right")
-        # The corners of the ROC, as (impostors, mated) below each distinct distance, and its end (1, 1).
+        # The corners of the ROC: the numbers of impostor and mated distances below each distinct distance, then all.
         levels = np.unique(distances)
         self._corners = (
             np.append(np.searchsorted(impostor, levels), len(impostor)),
             np.append(np.searchsorted(mated, levels), len(mated)),
         )
-        # Mated pairs below each impostor, which match at a threshold there.
+        # The number of mated distances below each impostor distance: these match if it is the threshold.
         self._mated_below = np.searchsorted(mated, impostor)
         self._targets = [target for target in targets if np.floor(float(target) * len(impostor) + 1e-9) >= 1]
         self.names = ["accuracy", "auc", "eer", *(f"val@{target}" for target in self._targets)]
@@ -123,8 +124,9 @@ class _Pairs:
         self._weigh_different, self._other = np.empty((2, len(impostor)))
 
     def figures(self, weights: Floats) -> list[float] | None:
-        """Return the figures of `names` for people with these `weights` (n,); None if either kind of pair has no
-        weight.
+        """Return the figures of `names` for people with these `weights` (n,).
+
+        Returns None if same pairs or different pairs have no weight.
         """
         # Reuse the same memory, because allocating costs more than the sums; "clip" avoids a copy in NumPy.
         weigh_same = np.take(weights, self._person, out=self._weigh_same, mode="clip")
@@ -172,8 +174,8 @@ class _Pairs:
 def share(flags: Booleans, people: Integers, *, level: float = 0.95, seed: int = 0) -> dict[str, float | int | None]:
     """Return the share of true `flags` (N,), with an interval by bootstrap over the `people` (N,) they belong to.
 
-    If all flags agree, the bootstrap sees no spread. The open end is then the bound that P people, each counted as one
-    trial, allow: 1 − (1 − level)^(1/P).
+    If all flags are equal, the bootstrap sees no spread. The interval then reaches from the share (0 or 1) as far as P
+    people, each counted as one trial, allow: by 1 − (1 − level)^(1/P).
 
     >>> share(np.array([True] * 8), np.arange(8))["high"], round(share(np.array([True] * 8), np.arange(8))["low"], 2)
     (1.0, 0.69)
@@ -198,7 +200,7 @@ def share(flags: Booleans, people: Integers, *, level: float = 0.95, seed: int =
 
 
 def folds_of(owners: Integers, n_folds: int, *, seed: int = 0) -> Integers:
-    """Return a fold (N,) for every photo, each person's photos spread evenly, in an order drawn from `seed`."""
+    """Return a fold (N,) for every photo. Each person's photos are spread evenly, in an order drawn from `seed`."""
     order = np.random.default_rng(seed).permutation(len(owners))
     order = order[np.argsort(owners[order], kind="stable")]
     folds = np.empty(len(owners), np.int64)

@@ -29,7 +29,7 @@ class DisjointSets:
         return number
 
     def join(self, one: int, other: int) -> int:
-        """Join the sets of two numbers and return the smallest number of both."""
+        """Join the sets of two numbers and return the smallest number of the joined set."""
         smaller, larger = sorted((self.find(one), self.find(other)))
         self._parent[larger] = smaller
         return smaller

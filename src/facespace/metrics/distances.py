@@ -97,7 +97,10 @@ class PairDistances:
         return next(self.at_each(None if mean is None else np.asarray(mean)[None]))
 
     def at_each(self, means: npt.NDArray[np.floating[Any]] | None) -> Iterator[Floats]:
-        """Yield, for each of `means` (F,D), the distances (P,) after subtracting it; for None once, without a mean."""
+        """Yield for each of `means` (F,D) the distances (P,) after subtracting it.
+
+        If `means` is None, the distances are yielded once, without subtracting a mean.
+        """
         width = self._embeddings.shape[1]
         moved: Floats | None = None if means is None else np.asarray(means, np.float64)
         if moved is not None and (moved.ndim != 2 or moved.shape[1] != width or not np.isfinite(moved).all()):
@@ -115,8 +118,8 @@ class PairDistances:
     def means(self, chosen: Booleans) -> Floats:
         """Return, for each row of `chosen` (F,P), the mean (D,) of its pairs' embeddings, as (F,D).
 
-        A photo counts once for each of these pairs it is in; photos without a detected face do not count. Raises
-        `ValueError` if none is left.
+        A photo counts once for each of these pairs that it is in; photos without a detected face do not count. Raises
+        `ValueError` if a row has no photo that counts.
         """
         n_rows = len(self._embeddings)
         counts = np.empty((len(chosen), len(self._rows)))

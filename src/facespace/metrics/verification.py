@@ -44,7 +44,7 @@ class Roc:
         return float(np.sum(np.diff(x) * (y[1:] + y[:-1])) / 2)
 
     def eer(self) -> float:
-        """Return the equal error rate: the x where the curve meets 1 − x, exact on its segments, also vertical ones.
+        """Return the equal error rate: the x where the curve meets 1 − x, exact also within its segments.
 
         >>> Roc(np.array([0.0, 0.0, 0.5]), np.array([0.0, 0.5, 1.0]), np.array([1.0, 2.0, 3.0])).eer()
         0.25
@@ -147,7 +147,7 @@ def evaluate(
     Pairs are rows `first` (P,) and `second` (P,) of `embeddings` (N,D). With `fold` (P,) each fold is judged by the
     threshold of best accuracy on the other folds (the first of `GRID`), and `subtract_mean` subtracts the mean of the
     other folds' photos, each counted once per pair it is in. Without `fold`, `threshold` and `mean` (D,) are those
-    chosen elsewhere (`choose_threshold`); missing ones are computed from these very pairs.
+    chosen on other pairs (`choose_threshold`); if they are not given, they are computed from the pairs that are judged.
 
     Pairs with a photo whose `detected` (N,) is false count as errors in accuracy, whether same or different. In all
     other figures they match at no threshold and stay in every denominator. Raises `ValueError` for inconsistent
@@ -316,10 +316,10 @@ def _shares_on_grid(distances: Floats) -> Floats:
 
 
 def _rates(chosen_on: Floats, same: Floats, different: Floats) -> Floats:
-    """Return VAL, FAR and threshold at each of `FAR_TARGETS` (6,3), NaN if less than one pair of `chosen_on` may match.
+    """Return VAL, FAR and threshold (6,3) at each of `FAR_TARGETS`; they are NaN if not even one impostor may match.
 
-    k = ⌊target · n⌋ of the n impostor distances `chosen_on` may be below the threshold, which is the (k + 1)-th
-    smallest.
+    Of the n impostor distances `chosen_on`, k = ⌊target · n⌋ may be below the threshold. So the threshold is the
+    (k + 1)-th smallest of them.
     """
     ordered = np.sort(chosen_on)
     rates = np.full((len(FAR_TARGETS), 3), np.nan)

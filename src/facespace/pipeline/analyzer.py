@@ -133,7 +133,7 @@ class FaceAnalyzer:
         return Verdict(similarity, least, similarity >= least)
 
     def _embedding(self, face: Any) -> tuple[npt.NDArray[np.float32], float | None]:
-        """Return the vector (D,) of an image, a face or a vector, and the quality of the face if it is known."""
+        """Return the embedding (D,) of an image, of a face, or the given one, and the face's quality if it is known."""
         is_vector = isinstance(face, np.ndarray) and (face.ndim == 1 or isinstance(face, Embeddings))
         if not (is_vector or isinstance(face, AnalyzedFace)):
             face = self._one_face(face, largest=True)
@@ -164,7 +164,7 @@ def verify(
     threshold: float | None = None,
     model: str | PathLike[str] = DEFAULT_MODEL,
 ) -> Verdict:
-    """Return whether two faces show one person, by `FaceAnalyzer.verify` with a model that is loaded once and kept.
+    """Return whether two faces show one person, by `FaceAnalyzer.verify`. The model is loaded once and kept.
 
     `rate` is the share of pairs of different people that are accepted as one person, as measured for the model's
     `Calibration`.

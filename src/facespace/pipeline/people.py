@@ -70,9 +70,9 @@ def read_people(
     """Read class folders of crops, or of photos, whose largest face is used.
 
     `detector` finds the faces of photos and defaults to the one that the model's crops come from. `known` maps digests
-    to embeddings (D,) of the same model, which are not computed again. `only`, if given, restricts reading to those
-    files. A file with the same content as an earlier one of the same name is left out. Raises `DatasetError` if there
-    are no class folders, or if the crops do not fit the model.
+    of files to embeddings (D,) of the same model; these files are not embedded again. `only`, if given, contains the
+    paths of the files to read. A file with the same content as an earlier file of the same person is left out. Raises
+    `DatasetError` if there are no class folders, or if the crops do not fit the model.
     """
     crops = holds_crops(root, embedder.spec, aligned=aligned)
     folders = [(clean_name(plain_text(name)), files) for name, files in read_class_folders(root)]

@@ -126,8 +126,8 @@ def process(
         raise TypeError(f"process takes several images, got one {type(images).__name__}")
     if not hasattr(detector, "detect_many"):
         raise TypeError(f"detector must be a Detector, got {type(detector).__name__}")
-    # The caller gets all pixels if keep_pixels is set, and a turned photo starts from another corner: read in full
-    # size.
+    # Photos are read in full size if the caller gets their pixels, or if they may be turned: reducing starts at the top
+    # left corner, which is another one after turning.
     reads = functools.partial(_read, detector=None if keep_pixels or try_rotations else detector)
     for chunk in in_chunks(map_ahead(reads, images, threads=_READERS, ahead=_READ_AHEAD), _n_pixels):
         photos = [photo for photo, _ in chunk]
@@ -154,7 +154,7 @@ def process(
 
 
 def source_name(source: Source) -> str:
-    """Return how errors and results call an image: its path, or its type in angle brackets.
+    """Return the name of an image in errors and results: its path, or its type in angle brackets.
 
     >>> source_name("party.jpg"), source_name(np.zeros((2, 2, 3), np.uint8))
     ('party.jpg', '<array>')
@@ -166,7 +166,7 @@ def source_name(source: Source) -> str:
 
 
 def _read(source: Source, detector: Detector | None) -> tuple[Photo, ReducedPhoto | None]:
-    """Read a photo, as small as the detector accepts it; without a detector in full size."""
+    """Read a photo, as small as the detector accepts it, or in full size if `detector` is None."""
     name = source_name(source)
     if isinstance(source, (str, os.PathLike)) and os.path.isdir(source):
         return Photo(name, error=folder_problem(name)), None

@@ -60,7 +60,7 @@ class ReducedPhoto:
         self._full = None
 
     def _read_full(self) -> Pixels:
-        """Return the photo in full size, or the smaller one if its file is gone or was replaced."""
+        """Return the photo in full size, or the smaller photo if the file is gone or was replaced."""
         try:
             full = self.pixels if self._read is None else self._read()
         except ImageError:
@@ -83,7 +83,7 @@ def read_reduced(source: Source, detector: Detector, *, max_pixels: int | None =
 
 
 def full_size(face: Face, reduction: int) -> Face:
-    """Return a face of a photo read at 1/n of its size in coordinates of the full photo."""
+    """Return a face in coordinates of the full photo; it was found in the photo at 1/`reduction` of its size."""
     return face if reduction == 1 else _moved(face, reduction, 0.0)
 
 
@@ -103,10 +103,11 @@ def source_pixels(face: Face, spec: InputSpec) -> float:
 
 
 def _at_reduction(face: Face, spec: InputSpec, n: int) -> tuple[Face, InputSpec]:
-    """Return the face and spec in coordinates of the smaller photo, for `align`.
+    """Return the face and spec for `align` on a photo read at 1/n of its size.
 
-    `align` takes points as centres of pixels. The crop margin is in pixels of the full photo; it is added to the box,
-    since 1/n of it need not be a whole number.
+    A pixel's centre has whole coordinates in `align`, so points are shifted by half a pixel as well as scaled. The crop
+    margin is in pixels of the full photo. It is made a part of the box, because `InputSpec.crop_margin` must be a whole
+    number and 1/n of the margin may not be one.
     """
     x1, y1, x2, y2 = face.box
     half = spec.crop_margin / 2

@@ -1,7 +1,7 @@
 """Turns photos upright by choosing the turn in which their faces score highest.
 
-For photos that are not upright and do not record it in the file. Detectors also find turned faces, with lower scores,
-and turned photos give more false detections. The plain sum of the scores s is therefore misleading: it chooses the
+This is for photos that are not upright and do not record it in the file. Detectors also find turned faces, with lower
+scores, and turned photos give more false detections. The plain sum of the scores s is misleading: it chooses the
 wrong turn for 3 % of the photos with YuNet and for 8 % with MTCNN. In the sum of s³² the most certain faces decide. Of
 170 photos, each shown in all four turns, YuNet's faces then give the right turn for 99.4 %: all but one, of a person
 lying down. MTCNN's give it for 99 % of upright and 98 % of turned photos (benchmarks/cut_and_turned.py).
@@ -24,8 +24,8 @@ Pixels = npt.NDArray[np.uint8]
 TURNS = (0, 90, 180, 270)  # degrees clockwise
 
 _POWER = 32
-_CLEARLY = 1.1  # factor by which another turn must exceed upright
-_LEAST = 0.75**_POWER  # and the least difference, so that two doubtful faces do not turn a photo
+_CLEARLY = 1.1  # factor by which the sum of another turn must exceed that of upright
+_LEAST = 0.75**_POWER  # least difference of the two sums, so that two doubtful faces do not turn a photo
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,8 +72,8 @@ def look_again(
 def _with_border(image: Pixels, side: float, reduction: int = 1) -> tuple[Pixels, int, tuple[float, float]]:
     """Return the image shrunk to `side` with a border, the border's width, and the scale in x and y.
 
-    `side` bounds the shorter side. The size is the one that the full-size photo, `reduction` times the image, would
-    get.
+    `side` bounds the shorter side. An image that was read at 1/`reduction` of its size gets the size that the full-size
+    photo would get.
     """
     height, width = image.shape[:2]
     factor = min(float(reduction), side / min(height, width))

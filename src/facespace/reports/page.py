@@ -60,7 +60,7 @@ def link(folder: PurePath, target: PurePath) -> str:
     """Return the address of a file, for a page in a folder; both paths are absolute.
 
     It is relative if the file and the page can be moved together (see `place_from`), else it begins with `file:`. Every
-    byte of a name that has a meaning in addresses is escaped, so that no name becomes another scheme.
+    byte of a name that has a meaning in addresses is escaped, so that no name is read as a scheme (`javascript:`).
 
     >>> from pathlib import PurePosixPath
     >>> link(PurePosixPath("/home/ann/people"), PurePosixPath("/home/ann/my photos/50%#1?.jpg"))
@@ -73,7 +73,7 @@ def link(folder: PurePath, target: PurePath) -> str:
 
 
 def data_uri(kind: str, data: bytes) -> str:
-    """Return a picture's file (`kind`: png, jpeg) as the source of an image in the page."""
+    """Return an address that contains a whole picture, for the `src` of an image; `kind` is png or jpeg."""
     return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 

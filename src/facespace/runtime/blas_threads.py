@@ -17,7 +17,7 @@ from facespace.runtime.forks import call_after_fork
 
 
 class _Limit:
-    """Limits BLAS threads and counts its users, so that overlapping users restore the setting only once."""
+    """Limits BLAS threads. It counts the callers within `one_thread`; the last one to leave restores the setting."""
 
     def __init__(self) -> None:
         self._controller: ThreadpoolController | None = None

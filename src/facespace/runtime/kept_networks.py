@@ -24,12 +24,12 @@ _KEPT = 8  # newest networks that are kept
 
 
 def rewritten(folder: Path, name: str, read: Callable[[], bytes], processor: str = "") -> tuple[bytes, bool]:
-    """Return the network `name`, and whether it is already optimised for this processor.
+    """Return the ONNX file of the network `name`, and whether it is already optimised for this processor.
 
-    It comes from the folder, or from `read` as an ONNX file and is then optimised and kept in the folder. If it cannot
-    be kept (full disk, no permission), the result of `read` is returned. Only files that this user wrote, that no other
-    user can write, and whose checksum matches their name are used. `processor` lists the processor's features
-    (`processor_flags`).
+    An optimised file in the folder is returned if there is one. Otherwise `read` is called for the ONNX file, which is
+    optimised and kept in the folder. If it cannot be kept (full disk, no permission), the result of `read` is returned.
+    Only files that this user wrote, that no other user can write, and whose checksum is that in their name are used.
+    `processor` lists the processor's features (`processor_flags`).
     """
     stem = ""
     with contextlib.suppress(OSError):
@@ -52,7 +52,7 @@ def rewritten(folder: Path, name: str, read: Callable[[], bytes], processor: str
 
 
 def _intact(file: Path) -> bytes | None:
-    """Return the content of a kept file; None for a file that is not the user's, or damaged (it is then removed)."""
+    """Return the content of a kept file, or None if it is not only the user's or is damaged; a damaged file is removed."""
     status = file.lstat()
     mine = not hasattr(os, "getuid") or (status.st_uid == os.getuid() and not status.st_mode & 0o022)
     if not mine or not stat.S_ISREG(status.st_mode):

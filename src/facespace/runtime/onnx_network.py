@@ -49,17 +49,17 @@ _OPENVINO = "OpenVINOExecutionProvider"
 class OnnxNetwork:
     """A compiled ONNX model.
 
-        `model` is an ONNX file, or a function that reads one. With `precision="fastest"` the runtime may compute in bfloat16
-    where that is quicker, and then uses the model that `int8` returns, with convolutions in 8-bit integers; `"float32"`
-    never does. The attributes `runtime` and `precision` say what is really used: `openvino` or `onnxruntime`; `float32`,
-    `bfloat16` or `int8`, which is bfloat16 outside the integer convolutions.
+    `model` is an ONNX file, or a function that reads one. With `precision="fastest"` the runtime may compute in bfloat16
+    where that is quicker; it then uses the model that `int8` returns, if given, with convolutions in 8-bit integers.
+    `"float32"` does neither. The attributes `runtime` and `precision` say what is really used: `openvino` or
+    `onnxruntime`; `float32`, `bfloat16`, or `int8`, which means bfloat16 outside the integer convolutions.
 
     One call uses all cores, and calls from several threads wait for each other; with `side_by_side` each call uses one
-    core and as many run at once as there are cores. `device="cuda"` computes on an NVIDIA GPU if the installed
-    onnxruntime supports it; `auto` and `cpu` compute on the processor. `runtime="onnxruntime"` never uses OpenVINO, which
-    compiles for every input shape and costs more than it gains if each input has another shape. With `keep`, a folder and
-    a name, plain ONNX Runtime loads the network as it optimised it the first time, without reading `model` (see
-    `kept_networks`).
+    core and as many calls run at once as there are cores. `device="cuda"` computes on an NVIDIA GPU if the installed
+    onnxruntime supports it; `auto` and `cpu` compute on the processor. `runtime="onnxruntime"` never uses OpenVINO,
+    which compiles for every input shape and is slower if each input has another shape. `keep` is a folder and a name:
+    plain ONNX Runtime then stores the network there once it is optimised, and loads it later without reading `model`
+    (see `kept_networks`).
 
     Safe to share between threads. In a child process after `fork` ONNX Runtime compiles the model again at the first
     call; OpenVINO and CUDA do not survive a fork, and a call raises `RuntimeUnavailable`.
@@ -172,7 +172,7 @@ class OnnxNetwork:
 
 
 class _AfterFork:
-    """The session of a child process after a fork; ONNX Runtime creates it at the first call, others cannot."""
+    """The session of a child process after a fork: created at the first call by ONNX Runtime, an error for others."""
 
     def __init__(self, make: Callable[[], Any], runtime: str) -> None:
         self._make = make

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 class TorchNetwork:
     """A `Network` that runs in torch; `runtime` is `torch-cpu`, `torch-cuda` or `torch-mps`.
 
-    With `precision="fastest"` a CUDA GPU that supports bfloat16 computes in it, unless `FACESPACE_PRECISION` says
-    float32; everything else is float32, without TF32. Raises `RuntimeUnavailable` for a device that torch does not
-    find. Safe to share between threads.
+    With `precision="fastest"` a CUDA GPU that supports bfloat16 computes in bfloat16, unless `FACESPACE_PRECISION` is
+    `float32`. In all other cases the network computes in float32, without TF32. Raises `RuntimeUnavailable` for a
+    device that torch does not find. Safe to share between threads.
     """
 
     def __init__(self, backbone: Backbone, *, device: str = "cpu", precision: Precision = "fastest") -> None:
@@ -42,7 +42,7 @@ class TorchNetwork:
         self.wants_parts = False
 
     def run(self, *inputs: npt.NDArray[Any]) -> list[npt.NDArray[np.float32]]:
-        """Return the features (N,D) of preprocessed images (N,3,H,W), the one input."""
+        """Return the features (N,D) of preprocessed images (N,3,H,W), which are the only input."""
         import torch
 
         (images,) = inputs

@@ -277,7 +277,10 @@ class MTCNN:
         return np.split(regressed, np.searchsorted(photo[keep], np.arange(1, n_images)))
 
     def _decode(self, heads: Sequence[npt.NDArray[np.float32]], plan: Layout) -> _Candidates:
-        """Return the candidates above P-Net's threshold; its outputs for K photos are (K,5,rows,columns) per canvas."""
+        """Return the candidates above P-Net's threshold.
+
+        `heads` are P-Net's outputs for K photos, an array (K,5,rows,columns) for each canvas.
+        """
         # Compute the sigmoid only of logits that may pass the threshold.
         low = self.thresholds[0]
         least = np.log(low / (1 - low)) - 0.01
@@ -372,7 +375,7 @@ def _suppressed(
 ) -> npt.NDArray[np.int64]:
     """Return the `candidates` (indices of boxes) that non-maximum suppression keeps.
 
-    It is applied to several sets: `candidates` are split where each of `ends` says that a set ends.
+    It is applied to several sets: `candidates` are split into sets at the positions `ends`.
     """
     sets = [part for part in np.split(candidates, ends) if len(part)]
     kept = non_maximum_suppressions([boxes[part] for part in sets], [scores[part] for part in sets], threshold)

@@ -75,7 +75,7 @@ class _Builder:
         self.channels = len(bias)
 
     def conv(self, layer: str, *, normalise: bool = False) -> None:
-        """Add a convolution; channels of zeros are added to its outputs until their number is a multiple of `_BLOCK`."""
+        """Add a convolution. Output channels of zeros are added until their number is a multiple of `_BLOCK`."""
         kernel, bias = self.kernel(layer, normalise=normalise)
         outputs, inputs = -len(kernel) % _BLOCK, self.channels - kernel.shape[1]
         self.convolve(np.pad(kernel, ((0, outputs), (0, inputs), (0, 0), (0, 0))), np.pad(bias, (0, outputs)))
@@ -89,7 +89,7 @@ class _Builder:
         )
 
     def pool(self, size: int, *, same: bool) -> None:
-        """Add a max pooling with stride 2. With `same`, windows that are half outside the map are kept, else dropped."""
+        """Add a max pooling with stride 2. Windows that are half outside the map are kept if `same`, else dropped."""
         self.x = self.graph.node(
             "MaxPool",
             [self.x],
