@@ -83,8 +83,8 @@ def represented(vectors: Vectors, model: dict[str, Any] | None = None) -> npt.ND
 def probes_of(vectors: Vectors, dimension: int, model: dict[str, Any] | None = None) -> npt.NDArray[np.float32]:
     """Return the vectors to compare as an array (N,D) float32; N is 1 for one vector (D,), and may be 0.
 
-    The vectors must come from `Embedder.represent`, see `represented`. Raises `ValueError` for another dimension and for
-    vectors that are not of length 1.
+    The vectors must come from `Embedder.represent`, see `represented`. Raises `ValueError` for another dimension and
+    for vectors that are not of length 1.
     """
     array = represented(vectors, model)
     if array.shape == (dimension,):
@@ -125,7 +125,7 @@ def unit_vectors(vectors: npt.NDArray[Any], dimension: int | None = None) -> npt
 
 
 def making_of(vectors: Vectors) -> dict[str, Any]:
-    """Return the model that made the vectors, in the form of `model_of`; empty for plain arrays, which do not record it."""
+    """Return the model that the vectors record, in the form of `model_of`; empty for plain arrays."""
     some = vectors if isinstance(vectors, (list, tuple)) else [vectors]
     known = (getattr(one, "embedding", one) for one in some)
     return next((dict(one.model) for one in known if isinstance(one, Embeddings)), {})

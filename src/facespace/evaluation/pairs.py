@@ -35,7 +35,7 @@ _THUMBNAIL = 96  # pixels
 
 @dataclass(slots=True)
 class Represented:
-    """The embedded photos: `embeddings` (N,D), `failed` (number of photo → reason), `thumbnails` (→ bytes of a JPEG)."""
+    """The embedded photos: `embeddings` (N,D), `failed` (photo's number → reason), `thumbnails` (→ bytes of a JPEG)."""
 
     embeddings: npt.NDArray[np.float32]
     failed: dict[int, str]
@@ -99,12 +99,12 @@ def evaluate_pairs(
 ) -> Evaluation:
     """Judge the pairs of `source`, and measure how often that is right.
 
-    Whole photos need a `detector`; of several faces in a photo the one chosen by `central_face` is used. `flip` combines
-    the embeddings of photo and mirror image: `concat` concatenates them, as in 2018 (not of unit length); `add` adds
-    them and scales the sum to unit length. With `threshold_from`, threshold and mean are chosen on that set, and folds
-    are not used. `represent_set` embeds the photos of a set instead of `represent`, for example on other machines. Raises
-    `DatasetError` if files are missing or folds are uneven (unless `allow_missing`), if crops do not fit the model
-    (unless `resize_crops`), and if nothing can be measured on the pairs.
+    Whole photos need a `detector`; of several faces in a photo the one chosen by `central_face` is used. `flip`
+    combines the embeddings of photo and mirror image: `concat` concatenates them, as in 2018 (not of unit length);
+    `add` adds them and scales the sum to unit length. With `threshold_from`, threshold and mean are chosen on that set,
+    and folds are not used. `represent_set` embeds the photos of a set instead of `represent`, for example on other
+    machines. Raises `DatasetError` if files are missing or folds are uneven (unless `allow_missing`), if crops do not
+    fit the model (unless `resize_crops`), and if nothing can be measured on the pairs.
     """
     sets = [source] if threshold_from is None else [source, threshold_from]
     misfits = [one.crops.misfit(embedder.spec) for one in sets if one.crops is not None]

@@ -29,10 +29,10 @@ class CropRecord:
     """How the crops of one folder were made, which is the same for all of them.
 
     `image_size` in pixels, `crop_margin` in source pixels and `template` are those of `InputSpec`. `faces` says which
-    faces of a photo were kept: the face that the 2018 aligner chooses (`central`, see `face.central_face`), the face with
-    the highest score (`most-confident`), or `all`. `format` is png, jpeg or webp. `detector` is the name of the detector
-    that found the faces, `min_size` its smallest face in pixels. `model` is the name of the model that the crops were
-    made for; it is empty in older records.
+    faces of a photo were kept: the face that the 2018 aligner chooses (`central`, see `face.central_face`), the face
+    with the highest score (`most-confident`), or `all`. `format` is png, jpeg or webp. `detector` is the name of the
+    detector that found the faces, `min_size` its smallest face in pixels. `model` is the name of the model that the
+    crops were made for; it is empty in older records.
     """
 
     image_size: int
@@ -55,7 +55,7 @@ class CropRecord:
             raise DatasetError(f"min_size must be at least 2 pixels, got {self.min_size!r}")
 
     def input_spec(self) -> InputSpec:
-        """Return the `InputSpec` for which `align` makes such crops. Raises `DatasetError` if the values are invalid."""
+        """Return the `InputSpec` for which `align` makes such crops. Raises `DatasetError` for invalid values."""
         try:
             return InputSpec(self.image_size, self.template, self.crop_margin)
         except ModelError as error:
@@ -91,7 +91,7 @@ def _words(size: int, template: str, crop_margin: int) -> str:
 
 
 def read_record(folder: Path) -> CropRecord | None:
-    """Read the record of a folder of crops, or None if it has no `align.json`. Raises `DatasetError` if it is damaged."""
+    """Read the record of a folder of crops; None if it has no `align.json`. Raises `DatasetError` if it is damaged."""
     path = folder / FILE_NAME
     if not path.is_file():
         return None
@@ -127,7 +127,7 @@ def holds_crops(root: str | os.PathLike[str], spec: InputSpec, *, aligned: bool 
 
 
 def aligned_record(folder: Path, spec: InputSpec, sample: Path | None) -> CropRecord:
-    """Return how a folder's crops were made: as `align.json` says, or else by the size of a `sample` crop and `spec`."""
+    """Return how a folder's crops were made: as `align.json` says, else with the size of a `sample` crop and `spec`."""
     record = read_record(folder)
     if record is not None:
         return record

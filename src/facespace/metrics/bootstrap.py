@@ -38,9 +38,9 @@ def bootstrap(
     people; if they are None (unknown), the result is {}. Keys are `accuracy`, `auc`, `eer`, and `val@1e-3` and so on
     for those `targets` at which at least one pair of different people may match. AUC, EER and VAL@FAR are the exact
     ones over all pairs; every replicate has its own threshold for VAL. In accuracy, same and different pairs keep their
-    original shares. Replicates in which same or different pairs have no weight are left out. A figure without any error, such as an accuracy of 1,
-    has an interval of width zero, because resampling cannot produce unseen errors. Raises `ValueError` for inconsistent
-    arguments.
+    original shares. Replicates in which same or different pairs have no weight are left out. A figure without any
+    error, such as an accuracy of 1, has an interval of width zero, because resampling cannot produce unseen errors.
+    Raises `ValueError` for inconsistent arguments.
 
     >>> distances, same = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6]), np.array([True] * 3 + [False] * 3)
     >>> people = np.array([0, 1, 2, 0, 1, 2]), np.array([0, 1, 2, 1, 2, 0])

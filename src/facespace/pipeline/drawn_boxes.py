@@ -34,7 +34,9 @@ class Region(NamedTuple):
 
 
 def checked_box(numbers: Sequence[float], width: int, height: int) -> Box:
-    """Return a box (x1, y1, x2, y2) clipped to a photo of that size. Raises `ValueError` if it is malformed or too small.
+    """Return a box (x1, y1, x2, y2) clipped to a photo of that size.
+
+    Raises `ValueError` if the box is malformed or too small.
 
     >>> checked_box([-5, 0, 50, 60], 100, 100)
     (0.0, 0.0, 50.0, 60.0)

@@ -52,7 +52,7 @@ def rewritten(folder: Path, name: str, read: Callable[[], bytes], processor: str
 
 
 def _intact(file: Path) -> bytes | None:
-    """Return the content of a kept file, or None if it is not only the user's or is damaged; a damaged file is removed."""
+    """Return the content of a kept file, or None if others can write it or it is damaged; a damaged file is removed."""
     status = file.lstat()
     mine = not hasattr(os, "getuid") or (status.st_uid == os.getuid() and not status.st_mode & 0o022)
     if not mine or not stat.S_ISREG(status.st_mode):

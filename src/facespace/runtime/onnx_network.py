@@ -49,9 +49,9 @@ _OPENVINO = "OpenVINOExecutionProvider"
 class OnnxNetwork:
     """A compiled ONNX model.
 
-    `model` is an ONNX file, or a function that reads one. With `precision="fastest"` the runtime may compute in bfloat16
-    where that is quicker; it then uses the model that `int8` returns, if given, with convolutions in 8-bit integers.
-    `"float32"` does neither. The attributes `runtime` and `precision` say what is really used: `openvino` or
+    `model` is an ONNX file, or a function that reads one. With `precision="fastest"` the runtime may compute in
+    bfloat16 where that is quicker; it then uses the model that `int8` returns, if given, with convolutions in 8-bit
+    integers. `"float32"` does neither. The attributes `runtime` and `precision` say what is really used: `openvino` or
     `onnxruntime`; `float32`, `bfloat16`, or `int8`, which means bfloat16 outside the integer convolutions.
 
     One call uses all cores, and calls from several threads wait for each other; with `side_by_side` each call uses one

@@ -28,7 +28,7 @@ _SECONDS = 60.0  # a network file system may take this long to show what another
 
 
 def check_same_training(recipe: Recipe, dataset: Mapping[str, Any], device: torch.device) -> None:
-    """Compare the recipe, and the dataset's fingerprint and numbers of people and images, with those of process 0."""
+    """Check that all processes have the recipe of process 0, and a dataset with the same files, people and images."""
     text = recipe.model_dump_json(exclude=_MAY_DIFFER)
     counts = np.array([dataset["n_images"], dataset["n_people"]], "<i8").tobytes()
     own = hashlib.sha256(text.encode()).digest() + bytes.fromhex(dataset["fingerprint"]) + counts

@@ -21,7 +21,7 @@ _MASK = ((0.14, 0.55), (0.50, 0.47), (0.86, 0.55), (0.80, 0.82), (0.62, 0.97), (
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
-    """Represents the augmentation of a crop, applied in this order: rotate, cut, flip, colour, low resolution, occlusion, mask.
+    """Represents the augmentation of crops. The order is: rotate, cut, flip, colour, low resolution, occlusion, mask.
 
     - `size`: side in pixels of the network's input.
     - `crop_size`: side of the square cut from the stored crop; None means `size`. It is resized to `size` if it differs.

@@ -2,7 +2,8 @@
 
 checkpoints/step-000001000/state.safetensors    every tensor of process 0
                            shard-1.safetensors  process 1's rows of the sharded tensors, and so on
-                           checkpoint.json      step, facts, checksums of all files, number of shards; written last
+                           checkpoint.json      step, facts (values other than tensors), checksums of all files,
+                                                number of shards; written last
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _MAX_FACTS = 10_000_000
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Represents the state before step `step`: tensors by name, and facts that can be written as JSON."""
+    """Represents the state before step `step`: `tensors` by name, and `facts`, other values that JSON can store."""
 
     step: int
     tensors: dict[str, Tensor]
@@ -41,10 +42,10 @@ class Checkpoint:
 
 
 def save(folder: Path, checkpoint: Checkpoint, *, sharded: Iterable[str] = ()) -> Path:
-    """Write a checkpoint below `folder`. All ranks call this, each with its own rows of the `sharded` tensors.
+    """Write a checkpoint below `folder` and return its path. All ranks call this.
 
-    Earlier checkpoints stay untouched until the new one is complete. Raises `TrainingError` if it cannot be written,
-    such as to a full disk.
+    Each rank passes its own rows of the `sharded` tensors. Earlier checkpoints stay untouched until the new one is
+    complete. Raises `TrainingError` if it cannot be written, for example to a full disk.
     """
     from safetensors.torch import save_file
 
@@ -197,7 +198,9 @@ def read_facts(path: Path) -> dict[str, Any]:
 
 
 def part_of(whole: Tensor, own: Tensor, name: str) -> Tensor:
-    """Return this rank's part of a checkpoint's tensor, in the shape of `own`: all of it, or this rank's rows.
+    """Return this rank's part of the tensor `whole` of a checkpoint: all of it, or the rows of a sharded tensor.
+
+    The part has the shape of `own`. Raises `TrainingError` for shapes that do not fit.
 
     >>> part_of(torch.arange(4.0), torch.zeros(4), "x").tolist()
     [0.0, 1.0, 2.0, 3.0]
@@ -257,7 +260,7 @@ def _file_of(rank: int) -> str:
 
 
 def _files_of(n_shards: int) -> list[str]:
-    """Return the files that the ranks write. The folder is not listed, as network file systems show new files late."""
+    """Return the names of the files that the ranks write. Listing the folder could miss new files on network disks."""
     return [_file_of(rank) for rank in range(n_shards)]
 
 

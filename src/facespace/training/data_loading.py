@@ -92,7 +92,7 @@ class _Reader:
         return Batch(torch.from_numpy(pixels), torch.from_numpy(labels), failed)
 
     def _stored(self, number: int, random: np.random.Generator, failed: list[tuple[str, str]]) -> npt.NDArray[np.uint8]:
-        """Read an image, or another one of the same person if it is damaged."""
+        """Read an image. If it is damaged, add it to `failed` and read another image of the same person."""
         data = self._images
         for candidate in self._candidates(number, random):
             try:
@@ -110,14 +110,14 @@ class _Reader:
         )
 
     def _candidates(self, number: int, random: np.random.Generator) -> Iterator[int]:
-        """Yield the image's number, then all others of the same person in random order."""
+        """Yield the number of the image, then those of the same person's other images in random order."""
         yield number
         same = np.flatnonzero(self._images.labels == self._images.labels[number])
         yield from random.permutation(same[same != number]).tolist()
 
 
 class _BatchSampler:
-    """Yields the (position, image number) pairs of each micro-batch of the steps `first` to `end`."""
+    """Yields the (position, image number) pairs of each micro-batch of the steps from `first` to before `end`."""
 
     def __init__(self, stream: Stream, first: int, end: int, batch_size: int, parts: range, n_parts: int) -> None:
         self._stream, self._first, self._end = stream, first, end
@@ -137,7 +137,7 @@ class _BatchSampler:
 
 
 def stream_of(images: TrainingImages, *, images_per_person: int, seed: int) -> Stream:
-    """Return the order of the images: shuffled, or `images_per_person` images of each of several people per batch."""
+    """Return the order of the images: shuffled if `images_per_person` is 0, else as in `sampling.by_people`."""
     if not images_per_person:
         return Stream(shuffled(len(images), seed=seed))
     counts = np.bincount(images.labels)
@@ -162,7 +162,9 @@ def open_batches(
     seed: int,
     pin: bool = False,
 ) -> Generator[Batch]:
-    """Yield the micro-batches of the steps `first` to `end`, in order: of a step's `n_parts` micro-batches the `parts`.
+    """Yield micro-batches of the steps from `first` to before `end`, in order.
+
+    A step has `n_parts` micro-batches; those with numbers in `parts` are yielded.
 
     `workers` processes read ahead; with 0 this process reads. How an image is augmented depends on `seed` and on its
     position in the stream, not on the number of workers or parts. Raises `TrainingError` if a file is gone, if no
@@ -269,7 +271,10 @@ def fingerprint(images: TrainingImages, sources: Sequence[str]) -> str:
 
 
 def _files(folder: str) -> list[str]:
-    """Return the files that a dataset is read from: not logs next to the class folders, nor anything deeper."""
+    """Return the files that a dataset is read from.
+
+    These are the images in class folders, or the files in the folder itself if it has no such images or is a RecordIO.
+    """
     photos = PhotoFiles()
     images = [path for person in visible_names(folder, folders=True) for path in photos_in(folder, person, photos)]
     names = visible_names(folder, folders=False)

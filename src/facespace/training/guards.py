@@ -26,7 +26,7 @@ class Guards:
     without_triplets: int = 0
 
     def check(self, step: int, name: str, facts: Mapping[str, float]) -> None:
-        """Check the facts of one loss after a step. Raises `TrainingError`, which says what to change.
+        """Check the figures of one loss after a step (`Loss.facts`). Raises `TrainingError`, which says what to change.
 
         >>> Guards().check(7, "center", {"largest_center": 5e4, "largest_feature": 12.0})
         Traceback (most recent call last):
@@ -63,7 +63,8 @@ def first_not_finite(
     """Describe the first tensor between images and gradients that contains NaN or infinity.
 
     The order is: weights, images, the outputs of the backbone's modules and then of the losses when `forward` is called
-    again, statistics (computed from outputs), gradients from the loss backwards. Empty if all are finite.
+    again, batch norm statistics (computed from outputs), gradients from the loss backwards. The result is empty if all
+    are finite.
     """
     modules = {"backbone": backbone, **{f"loss {name}": term for name, term in terms.items()}}
     for owner, module in modules.items():

@@ -40,10 +40,10 @@ class Start:
 def start(recipe: Recipe, crops: Crops) -> Start:
     """Return the network of a recipe. A new one draws its weights from torch's generator.
 
-    With `init` it is that model, with its own preprocessing and dimension. Batch norms that were folded into weights
-    get the statistics of `crops(spec)`, (N,S,S,3) uint8 of the training data; the network's outputs stay the same. A
-    model whose embeddings are all alike is accepted, with a remark. Raises `ModelError`, and `RecipeError` if the
-    recipe does not fit the network.
+    If the recipe has `init`, the network is that model, with its own preprocessing and dimension. Batch norms that were
+    folded into weights get the statistics of `crops(spec)`, (N,S,S,3) uint8 of the training data; the network's outputs
+    stay the same. A model whose embeddings are all alike is accepted, with a remark. Raises `ModelError` if the model
+    cannot be read, and `RecipeError` if the recipe does not fit the network.
     """
     if not recipe.init:
         backbone, spec = _new(recipe), _spec(recipe)

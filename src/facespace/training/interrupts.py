@@ -20,7 +20,7 @@ class Interrupted(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def interrupts() -> Iterator[Callable[[], int]]:
-    """Yield a function that returns 0, and SIGINT or SIGTERM after that signal has arrived.
+    """Yield a function that returns 0 until a signal has arrived, and then its number: SIGINT or SIGTERM.
 
     A second Ctrl-C raises `KeyboardInterrupt` at once. A second SIGTERM, and under torchrun a second Ctrl-C, is ignored:
     a cluster signals every process of a job, and torchrun forwards the signals that it receives to its processes.

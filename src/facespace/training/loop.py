@@ -46,7 +46,11 @@ _CHECKPOINT_SECONDS = 600  # at most this much is lost when a run is killed, how
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """Represents the result of training: the run's folder, steps done, the last figures on pairs, the model folder."""
+    """Represents the result of training.
+
+    `run` is the run's folder, `steps` the number of steps done, `measured` the last figures on each set of pairs, and
+    `model` the folder of the trained model, or None.
+    """
 
     run: Path
     steps: int
@@ -313,8 +317,8 @@ class _Run:
     def _forward_and_backward(self, step: int) -> tuple[list[Tensor], Tensor, Tensor, Callable[[], Any]]:
         """Add up the gradients of all micro-batches.
 
-        Returns the figures of each micro-batch, and of the last one its images, its pixels and a function that computes
-        its losses again.
+        Returns the figures of each micro-batch. For the last micro-batch, it also returns the images, the pixels and a
+        function that computes the losses again.
         """
         figures = []
         n_parts = self.progress.accumulate
@@ -389,7 +393,7 @@ class _Run:
 
     @property
     def is_unverified(self) -> bool:
-        """Whether an epoch has ended after which the recipe's pairs are due, but not yet measured."""
+        """Whether an epoch has just ended after which the recipe's pairs must be measured, and this was not done."""
         epoch, left = divmod(self.progress.step, self.epoch_size)
         now = epoch and not left and (_every(self.recipe.verify_every, epoch) or not self.has_steps_left)
         return bool(now) and self._verifies and self.progress.verified < self.progress.step

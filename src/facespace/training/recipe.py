@@ -132,9 +132,9 @@ def shipped() -> tuple[str, ...]:
 def load(source: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
     """Load a recipe by name or from a file, and apply `key=value` overrides.
 
-    A value is written as in TOML, but quotes may be left out. `TERM.option=value` sets an option of the loss of that
-    name; `data=A data=B` trains on both datasets. Raises `RecipeError` for an unknown key, with the closest known one,
-    and for values that are not allowed or do not fit together.
+    A value is written as in TOML, but quotes may be left out. `TERM.option=value` sets an option of the loss `TERM`;
+    `data=A data=B` trains on both datasets. Raises `RecipeError` for an unknown key (the message has the closest known
+    key), and for values that are not allowed or do not fit together.
     """
     name, text = os.fspath(source), ""
     if name in shipped():
@@ -241,7 +241,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
 
 
 def _first_error(error: ValidationError, values: dict[str, Any]) -> str:
-    """Return the first of pydantic's errors in one line; unknown keys come before others."""
+    """Return one of pydantic's errors in one line: the first unknown key if there is one, else the first error."""
     findings = sorted(error.errors(include_url=False), key=lambda finding: finding["type"] != "extra_forbidden")
     finding = findings[0]
     if finding["type"] == "extra_forbidden":

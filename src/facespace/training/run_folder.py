@@ -101,7 +101,7 @@ def _is_leftover(path: Path) -> bool:
 
 
 def read_facts(run: Path) -> dict[str, Any]:
-    """Read `run.json`; empty if it is damaged."""
+    """Read `run.json`; return an empty dict if it is damaged."""
     try:
         if (run / RUN).stat().st_size > _MAX_JSON:
             return {}

@@ -29,8 +29,9 @@ _PREVIEW = "crops.png"
 class RunLog:
     """Writer of a run's log. When a run is resumed at `step`, lines logged after that step are removed.
 
-    Tags are those of the 2018 programs (`total_loss`, `cross_entropy`, `learning_rate`, `lfw/accuracy`, `time/…`), and
-    `loss/TERM`, `TERM/FACT`, `gradient_norm`. A process that is not `chief` writes nothing.
+    TensorBoard's tags are those of the 2018 programs (`total_loss`, `cross_entropy`, `learning_rate`, `lfw/accuracy`,
+    `time/…`), and `loss/TERM`, `TERM/FACT`, `gradient_norm`. If `chief` is False, nothing is written, so that only one
+    process of a run writes the log.
     """
 
     def __init__(self, run: Path, *, step: int, chief: bool = True) -> None:

@@ -30,7 +30,7 @@ class Stream:
             raise ValueError("a pass must have at least one image, got 0")
 
     def part(self, start: int, n: int) -> Ints:
-        """Return the image numbers (n,) at the positions from `start` to before `start + n`."""
+        """Return the image numbers (n,) at the positions `start` to `start + n − 1`."""
         parts = []
         while n > 0:
             number, offset = divmod(start, self.length)
@@ -53,12 +53,13 @@ def shuffled(n_images: int, *, seed: int) -> Order:
 
 
 def by_people(labels: Ints, per_person: int, *, seed: int) -> Order:
-    """Return an order of people, shuffled each pass, each with `per_person` images drawn for that pass, or all if fewer.
+    """Return an order that lists people one after the other, with `per_person` images of each.
 
-    So a batch of P·K images has P people with K images each, or more people if some have fewer images. If a pass is not
-    a whole number of batches, a batch may end within a person or reach into the next pass. A pass never repeats an
-    image, so people may have any number of images; a person with one image is a negative for others. `labels` (N,) as
-    in `LabelledImages`.
+    Each pass shuffles the people and draws their images; a person with fewer images has all of them in the pass. So a
+    batch of P·K images has P people with K images each, or more people if some have fewer images. If a pass is not a
+    whole number of batches, a batch may end within a person or reach into the next pass. A pass never repeats an image,
+    so people may have any number of images; the image of a person with one image serves as a negative. `labels` (N,)
+    are those of `LabelledImages`.
 
     >>> order = by_people(np.array([7, 7, 7, 8, 9, 9]), 2, seed=1)
     >>> len(order(0)), order(0).tolist() == order(0).tolist()

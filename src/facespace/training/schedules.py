@@ -22,10 +22,10 @@ class Schedule:
     """The learning rate as a function of the step, which counts from 0.
 
     With a `table` of (epoch, rate), where epochs count from 1, the rate is that of the last line whose epoch has begun;
-    after the last line it stays the same. Otherwise it is `learning_rate` (`step`), times ½(1 + cos(π·t)) (`cosine`) or
-    (1 − t)² (`polynomial`), where t is the fraction of all steps done. Either is multiplied by `decay_factor` after
-    every `decay_epochs` epochs, and increases linearly during the first `warmup_epochs`. A rate of 0 or less ends
-    training.
+    after the last line it stays the same. Without a table, `kind` selects the rate: `learning_rate` (`step`), or that
+    times ½(1 + cos(π·t)) (`cosine`) or (1 − t)² (`polynomial`), where t is the fraction of all steps done. With and
+    without a table, the rate is multiplied by `decay_factor` after every `decay_epochs` epochs, and increases linearly
+    during the first `warmup_epochs`. A rate of 0 or less ends training.
 
     >>> schedule = Schedule(epoch_size=10, n_epochs=4, table=((1, 0.1), (3, 0.01), (4, -1)))
     >>> [schedule.at(step) for step in (0, 19, 20, 30)]
@@ -87,7 +87,7 @@ def read_table(source: str | os.PathLike[str]) -> Table:
     if ":" not in text or os.path.isfile(text):
         name, text = plain_text(text), read_whole(text, _MAX_TABLE).decode("utf-8-sig", "replace")
     rows: list[tuple[int, float]] = []
-    lines = [line.split("#", 1)[0] for line in text.splitlines()]  # before splitting at commas: comments may have some
+    lines = [line.split("#", 1)[0] for line in text.splitlines()]  # first, because comments may contain commas
     for entry in map(str.strip, ",".join(lines).split(",")):
         if not entry:
             continue

@@ -48,7 +48,7 @@ def keep_freed_memory() -> None:
 
 
 def precision_of(recipe: Recipe, device: torch.device) -> torch.dtype:
-    """Return the network's precision; `auto` is bfloat16 on a GPU that supports it, float32 elsewhere."""
+    """Return the precision in which the network computes; `auto` is bfloat16 on a GPU that has it, else float32."""
     if recipe.precision != "auto":
         chosen: torch.dtype = getattr(torch, recipe.precision)
         return chosen
@@ -122,7 +122,10 @@ def n_parts_of(recipe: Recipe, accumulate: int) -> int:
 
 
 def halve(recipe: Recipe, progress: Progress, error: BaseException) -> None:
-    """Halve the micro-batches from the current step on, which did not fit into memory, and double their number."""
+    """Halve the size of micro-batches and double their number, because those of this step did not fit into memory.
+
+    The new number applies from this step on.
+    """
     size = recipe.batch_size // n_parts_of(recipe, progress.accumulate)
     if distributed.n_ranks() > 1 or size % 2 or size < 4:
         raise TrainingError(
@@ -135,7 +138,7 @@ def halve(recipe: Recipe, progress: Progress, error: BaseException) -> None:
 
 
 def wrapped(backbone: nn.Module, recipe: Recipe, device: torch.device) -> nn.Module:
-    """Return the backbone for the training step: compiled if the recipe says so, with gradients averaged over ranks."""
+    """Return the backbone for the training step: compiled if the recipe says so, in DDP if there are several ranks."""
     network = backbone
     if recipe.compile:
         network = torch.compile(network)  # type: ignore[assignment]
@@ -146,7 +149,10 @@ def wrapped(backbone: nn.Module, recipe: Recipe, device: torch.device) -> nn.Mod
 
 
 def without_averaging(network: nn.Module, alone: bool) -> contextlib.AbstractContextManager[Any]:
-    """Return a context without gradient averaging if `alone`: only a step's last micro-batch averages over ranks."""
+    """Return a context in which gradients are not averaged over ranks if `alone`.
+
+    A step averages them only in its last micro-batch.
+    """
     if alone and isinstance(network, nn.parallel.DistributedDataParallel):
         return network.no_sync()
     return contextlib.nullcontext()

@@ -44,7 +44,7 @@ class Progress:
         return values
 
     def take(self, state: Checkpoint) -> None:
-        """Restore the fields from a checkpoint."""
+        """Set the fields to those of a checkpoint. Raises `TrainingError` if it is from another version."""
         facts = dict(state.facts)
         self.step = state.step
         try:
@@ -61,7 +61,11 @@ def tensors(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
 
 
 def restore(modules: Mapping[str, nn.Module], saved: Mapping[str, Tensor]) -> None:
-    """Restore modules from what `tensors` returned; of sharded tensors each rank takes its rows."""
+    """Copy the tensors of a checkpoint, named as by `tensors`, into the modules.
+
+    Each rank copies only its own rows of a sharded tensor. Raises `TrainingError` if a tensor is missing or does not
+    fit.
+    """
     for name, own in tensors(modules).items():
         if name not in saved:
             raise TrainingError(f"the checkpoint has no {name}: recipe and checkpoint do not belong together")

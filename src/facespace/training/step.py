@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from facespace.training import distributed
 from facespace.training.losses.loss import Loss
 
-_COUNTED = ("triplets",)  # facts that are summed over micro-batches; the others are averaged
+_COUNTED = ("triplets",)  # facts of losses that are summed over micro-batches; all other facts are averaged
 
 
 def seed_of(seed: int, step: int, part: int) -> int:
@@ -31,9 +31,10 @@ def losses_of(
     labels: Tensor,
     precision: torch.dtype,
 ) -> tuple[Tensor, list[Tensor]]:
-    """Return the total loss of images (n,3,S,S), and its parts in the order of `named`: each term's loss, then its facts.
+    """Return the total loss of images (n,3,S,S), and the list of its parts that `named` takes.
 
-    The network computes in `precision`, the losses in float32.
+    The list has each term's loss, followed by the term's `facts`. The network computes in `precision`, the losses in
+    float32.
     """
     with torch.autocast(pixels.device.type, precision, enabled=precision is not torch.float32):
         features = network(pixels)
@@ -50,7 +51,11 @@ def losses_of(
 def named(
     terms: Mapping[str, Loss], values: Iterable[float], n_parts: int
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """Return losses and facts by name, from means over the `n_parts` micro-batches of a step; counts become sums."""
+    """Return the losses and the facts of a step by name.
+
+    `values` are the parts that `losses_of` returns, averaged over the step's `n_parts` micro-batches. Facts that count
+    something become sums.
+    """
     rest = iter(values)
     losses, facts = {}, {}
     for name, term in terms.items():
@@ -81,7 +86,7 @@ def gradient_norm(shared: Iterable[nn.Parameter], sharded: Iterable[nn.Parameter
 
 
 def clip(optimizer: torch.optim.Optimizer, norm: float, most: float) -> None:
-    """Scale all gradients from their norm `norm` down to the norm `most`, if they are longer; 0 means no limit."""
+    """Scale all gradients so that their common norm, now `norm`, is at most `most`; a `most` of 0 means no limit."""
     if norm > most > 0:
         for group in optimizer.param_groups:
             if gradients := [p.grad for p in group["params"] if p.grad is not None]:
@@ -101,7 +106,7 @@ def update_average(average: nn.Module, network: nn.Module, decay: float) -> None
 
 @torch.no_grad()
 def regularization(optimizer: torch.optim.Optimizer) -> float:
-    """Return Σ ½·weight_decay·‖w‖² over all parameters with weight decay: what it adds to the loss."""
+    """Return the term that weight decay adds to the loss: Σ ½·weight_decay·‖w‖² over all parameters that have it."""
     total = 0.0
     for group in optimizer.param_groups:
         if group["weight_decay"]:

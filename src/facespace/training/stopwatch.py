@@ -32,7 +32,7 @@ class Stopwatch:
         self._steps += 1
 
     def lap(self) -> dict[str, float]:
-        """Return figures since the last lap: `images_per_second`, `waiting` (share of time), `seconds` since the start."""
+        """End a lap. Return its `images_per_second`, its `waiting` (share of time), and `seconds` since the start."""
         now = time.perf_counter()
         elapsed = max(now - self._lap, 1e-9)
         figures = {
@@ -60,7 +60,7 @@ class Stopwatch:
         return time.perf_counter() - self._saved
 
     def pause(self) -> None:
-        """Discard the time since the last lap, such as that of saving and verification."""
+        """Leave the time since the last lap out of the next lap, for example after saving and verification."""
         self._lap, self._waited, self._steps = time.perf_counter(), 0.0, 0
 
     def left(self, n_steps: int) -> float:

@@ -27,7 +27,10 @@ Metrics = dict[str, float | list[float] | None]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Verifier:
-    """Represents the sets of pairs of a recipe, by name; a set's threshold comes from its pairs in `threshold_from`."""
+    """Represents the sets of pairs of a recipe, by name.
+
+    If `threshold_from` has pairs under the name of a set, the set's threshold is chosen on these pairs.
+    """
 
     sets: dict[str, PairSet]
     threshold_from: dict[str, PairSet]
@@ -73,7 +76,7 @@ def prepare(recipe: Recipe, spec: InputSpec, *, detector: Detector | None = None
     A set has the name of its file without ending; LFW's pairs are called `lfw`. A repeated name gets its position
     appended. Raises `RecipeError` if crops do not fit the network's `InputSpec`, as figures on them would mislead.
     Raises `DatasetError` if photos are missing or folds are unequal, so that a run does not fail after an epoch.
-    `detector`: None for the default one.
+    If `detector` is None, the default detector is used.
     """
     sets: dict[str, PairSet] = {}
     for file in recipe.verify_bin:

@@ -28,7 +28,7 @@ class NamedFace:
 
 @dataclass(frozen=True, slots=True)
 class NamedFrame:
-    """Represents one analysed frame with its number and its time in seconds; `pixels` (H,W,3) if they are kept.
+    """Represents one analysed frame: its number, its time in seconds, its faces, and `pixels` (H,W,3) if they are kept.
 
     `cuts` are the seconds at which new shots began since the previous analysed frame.
     """
@@ -62,7 +62,7 @@ class Appearance:
 
 @dataclass(slots=True, eq=False)
 class _Stretch:
-    """Represents an appearance that may continue; `face` is the latest one."""
+    """Represents an appearance that may continue in later frames; `face` is the face in the latest frame."""
 
     track: int
     name: str | None
@@ -107,7 +107,7 @@ class AppearanceLog:
         self._visible: list[_Stretch] = []  # those in the previous frame
 
     def add(self, frame: NamedFrame, size: tuple[int, int], changes: Changes | None) -> None:
-        """Add the next frame; `size` is its width and height, `changes` are those since the previous frame."""
+        """Add the next frame. `size` is its width and height; `changes` are those since the previous frame."""
         names = {named.track: named.name for named in frame.faces}
         for stretch in self._visible:
             if stretch.track not in names or names[stretch.track] != stretch.name:
@@ -130,6 +130,6 @@ class AppearanceLog:
 
 
 def _change(face: Face, size: tuple[int, int], changes: Changes | None, cut: tuple[float, ...]) -> float | None:
-    """Return the second at which the picture at a face was replaced, else the second of the cut, else None."""
+    """Return the second at which the picture at a face was replaced; else the second in `cut`; else None."""
     at = changes.at(face.box, *size) if changes is not None else None
     return at if at is not None else cut[0] if cut else None

@@ -20,14 +20,15 @@ _PATIENCE = 2.0  # seconds to wait for the reading thread when reading ends
 
 
 def read_camera(number: int = 0, *, per_second: float | None = None) -> Generator[Frame, None, None]:
-    """Yield a camera's pictures, upright, until the caller stops; each is the newest one when it is requested.
+    """Yield a camera's pictures, upright, until the caller stops. Each request gets the newest picture.
 
-    `number` counts the machine's cameras from 0. `index` counts the yielded pictures, without skipped ones, and `seconds`
-    count from the first. At most `per_second` pictures a second are yielded. Closing the iterator releases the camera.
+    `number` counts the machine's cameras from 0. A frame's `index` counts the yielded pictures, not the skipped ones;
+    its `seconds` count from the first. At most `per_second` pictures a second are yielded. Closing the iterator
+    releases the camera.
 
     Raises `VideoError` if there is no such camera or if it stops, `RuntimeUnavailable` without PyAV.
     """
-    # Also closed if the caller stops in the middle: the camera's light stays on as long as it is open.
+    # Close the camera even if the caller stops in the middle: its light stays on as long as it is open.
     with contextlib.closing(newest(_pictures(number))) as pictures:
         yield from frames_of(pictures, per_second=per_second)
 
@@ -53,7 +54,7 @@ def frames_of(
 
 
 class _Slot(Generic[T]):
-    """Holder of the newest item, or of the way the source ended; `condition` guards both."""
+    """Holder of the newest item of a source, or of how the source ended; `condition` guards both."""
 
     def __init__(self) -> None:
         self.condition = threading.Condition()
@@ -148,7 +149,7 @@ def _device(number: int) -> tuple[str, str, dict[str, str]]:
     if number < 0:
         raise ValueError(f"a camera's number must be 0 or more, got {number}")
     if platform == "darwin":
-        # By default FFmpeg requests 29.97 frames a second, which no built-in camera supports.
+        # By default FFmpeg requests 29.97 frames a second, which built-in cameras do not support.
         return f"{number}:none", "avfoundation", {"framerate": "30"}
     if platform == "win32":
         return _windows_camera(number), "dshow", {"rtbufsize": "100M"}

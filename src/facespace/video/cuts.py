@@ -33,13 +33,17 @@ _AT_ONCE = 0.5  # fraction of a box's changed cells that must have changed in th
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Changes:
-    """Represents the largest change of each cell (H,W) of the thumbnail within one frame, and the second of that frame."""
+    """Represents the changes of a film since some frame.
+
+    `strength` (H,W) is the largest change of each cell of the thumbnail from one frame to the next; `when` (H,W) is the
+    second of the latter frame.
+    """
 
     strength: npt.NDArray[np.int16]
     when: npt.NDArray[np.float64]
 
     def at(self, box: Box, width: int, height: int) -> float | None:
-        """Return the second at which most of a box was replaced, or None. `width` and `height` are the frame's in pixels."""
+        """Return the second at which most of a box was replaced, or None; the frame has `width` × `height` pixels."""
         rows, columns = self.strength.shape
         left, right = _cells(box[0], box[2], columns / width, columns)
         top, bottom = _cells(box[1], box[3], rows / height, rows)
@@ -89,14 +93,17 @@ class CutFinder:
         self._recent.append((seconds, picture))
 
     def take(self) -> tuple[tuple[float, ...], Changes | None]:
-        """Return the seconds of the cuts and the changes of all cells since the last call; None without a frame."""
+        """Return (cuts, changes) since the last call: the seconds of the cuts, and how the cells changed.
+
+        `changes` is None if no frame was added since the last call.
+        """
         cuts, changes = tuple(self._cuts), self._changes
         self._cuts, self._changes = [], None
         return cuts, changes
 
 
 def _cells(low: float, high: float, scale: float, n: int) -> tuple[int, int]:
-    """Return the first cell of a box's side and the cell after its last, at least one cell."""
+    """Return the range (first, end) of the cells that a box's side from `low` to `high` covers, at least one cell."""
     first = min(max(int(low * scale), 0), n - 1)
     return first, min(max(round(high * scale), first + 1), n)
 

@@ -66,8 +66,9 @@ class Labels:
     def at(self, seconds: float) -> list[tuple[Face, str | None]]:
         """Return the faces at a second and their names, None for unknown.
 
-        Between two analysed frames, faces of both are interpolated. The others come or go when the picture shows it, or
-        else halfway. After the last frame faces stay where they were.
+        Between two analysed frames, a face that is in both is drawn at an interpolated position. A face that is in only
+        one of them comes or goes when the picture at its place changes, or else halfway in time. After the last frame
+        faces stay where they were.
         """
         after = bisect.bisect_right(self._times, seconds)
         if not after:
@@ -108,7 +109,7 @@ def _name(seen: Appearance | None) -> str | None:
 
 
 def _readable(path: str) -> Iterator[Frame]:
-    """Yield all frames of a video; damage is ignored, as it was reported when the people were named."""
+    """Yield all frames of a video. Damage is ignored here, because it was reported when the people were named."""
     with contextlib.suppress(VideoError):
         yield from read_frames(path, every=1)
 
@@ -159,7 +160,7 @@ class _Writer:
                 self._container.mux(self._stream.encode())
 
     def write(self, picture: Image.Image, seconds: float) -> None:
-        """Add a frame. A frame with an earlier time than the previous one is shown just after that."""
+        """Add a frame. If its time is earlier than that of the previous frame, it is shown just after that frame."""
         av = pyav()
         with self._video_errors():
             if self._stream is None:

@@ -32,7 +32,7 @@ class Named(Protocol):
 
     @property
     def similarity(self) -> float | None:
-        """The similarity to that person, or to the most similar one for an unknown face; None without any person."""
+        """The similarity to that person, or for an unknown face to the most similar one; None if there are no people."""
 
     @property
     def threshold(self) -> float:
@@ -65,9 +65,9 @@ class VideoNamer:
 
     `namer` takes embeddings (N,D) from `Embedder.represent` and returns name, similarity and threshold for each, like
     `Gallery.identify`. For each face it gets the mean of the track's embeddings in the `window` seconds around the frame,
-    within the same shot, weighted by the detector's score and by their distance in time. So one bad frame does not change
-    a name, but if a track continues with another person's face, the name soon changes. This is why frames of a video are
-    returned half a window late.
+    within the same shot, weighted by the detector's score and by their distance in time. So one bad frame does not
+    change a name, but if a track continues with another person's face, the name soon changes. Frames of a video are
+    returned half a window late, because the mean also needs the frames after them.
 
     A name is given at most once per frame, to the face most similar to that person; the other faces are unknown. With
     `repeats` it may be given several times. A track ends at a cut to another person, or when its face was not seen for
@@ -117,8 +117,9 @@ class VideoNamer:
     def name(self, frames: Iterable[Frame], *, chunk_frames: int = MAX_IMAGES) -> Iterator[NamedFrame]:
         """Yield the frames with their faces named, in order.
 
-        `chunk_frames` frames go through the networks together. 1 is for cameras: each frame is yielded at once, named by
-        the window before it. A `VideoError` of `frames` is raised after the frames before it have been named.
+        `chunk_frames` frames go through the networks together. Use 1 for cameras: each frame is then yielded at once,
+        and the window of its mean embeddings is before it. If `frames` raises a `VideoError`, the frames before it are
+        named and yielded first, and then the error is raised.
         """
         live = chunk_frames == 1
         for chunk, error in _chunks(frames, chunk_frames):
@@ -158,7 +159,7 @@ class VideoNamer:
         self._looks.append(look)
 
     def _name_until(self, seconds: float | None, *, live: bool) -> Iterator[NamedFrame]:
-        """Name the frames up to a second, or all if None, that are not named yet."""
+        """Name the frames up to a second that are not named yet, or all such frames if `seconds` is None."""
         while self._n_named < len(self._looks):
             look = self._looks[self._n_named]
             if seconds is not None and look.seconds > seconds:
@@ -213,7 +214,7 @@ class VideoNamer:
 
 
 def _unique_names(answers: Sequence[Named]) -> list[str | None]:
-    """Return the names of one frame's faces, each only for the face that is most similar to that person."""
+    """Return the names of one frame's faces. Of several faces with the same name, only the most similar one keeps it."""
     best: dict[str, int] = {}
     for k, answer in enumerate(answers):
         if answer.name is not None:
@@ -237,7 +238,7 @@ def tracker_for(embedder: Embedder, *, lost_after: float = 2.0) -> Tracker:
 
 
 def _chunks(frames: Iterable[Frame], chunk_frames: int) -> Iterator[tuple[list[Frame], VideoError | None]]:
-    """Yield frames to be analysed together; if the video is damaged, its error comes after the last frames."""
+    """Yield (frames to be analysed together, None). If the video is damaged, the last item has the error instead."""
     failed: list[VideoError] = []
 
     def until_damaged() -> Iterator[Frame]:

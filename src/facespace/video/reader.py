@@ -42,8 +42,8 @@ _MAX_ASPECT = 4  # a larger ratio of a pixel's sides is an error in the file
 class Frame:
     """Represents one frame: its number in the file, from 0; its second; its upright pixels (H,W,3) uint8 RGB.
 
-    `cuts` are the seconds at which new shots began since the previous returned frame. `changes` tell when parts of the
-    picture were replaced since then; None if this is not known, as with cameras.
+    `cuts` are the seconds at which new shots began since the previous returned frame. `changes` record when parts of
+    the picture were replaced since that frame; None if this is not known, as with cameras.
     """
 
     index: int
@@ -80,7 +80,7 @@ def read_frames(
 
 
 def video_seconds(path: str | os.PathLike[str]) -> float | None:
-    """Return the length of a video in seconds by its header, or None. Errors are those of `read_frames`."""
+    """Return the length of a video in seconds that its header declares, or None. Errors are those of `read_frames`."""
     with _opened(os.fspath(path), MAX_PIXELS) as (container, stream, _):
         duration = _declared_seconds(container, stream)
         return duration if duration is not None or container.duration is None else container.duration / 1e6
@@ -96,12 +96,15 @@ def pyav() -> ModuleType:
 
 
 def metadata_options(av: ModuleType) -> dict[str, str]:
-    """Return options with which `av.open` accepts titles that are not UTF-8; from PyAV 19 on it always does."""
+    """Return options with which `av.open` accepts titles that are not UTF-8. PyAV 19 and later always accepts them."""
     return {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
 
 
 def upright_pixels(frame: VideoFrame, aspect: float = 1.0) -> RGB:
-    """Return a decoded frame as (H,W,3) uint8 RGB, rotated by its display matrix; `aspect`: a pixel's width by height."""
+    """Return a decoded frame as (H,W,3) uint8 RGB, rotated by its display matrix.
+
+    `aspect` is the width of a pixel divided by its height.
+    """
     if not 1 / _MAX_ASPECT <= aspect <= _MAX_ASPECT:
         aspect = 1.0
     # Shrink one direction, never stretch the other: then a value in the file cannot exceed the limit of pixels.
@@ -263,7 +266,7 @@ def _thumbnails() -> Callable[[VideoFrame], RGB | None]:
 
 
 def _decoded(container: InputContainer, stream: VideoStream, damage: list[str]) -> Iterator[VideoFrame]:
-    """Yield all frames that can be decoded, and add errors of the others to `damage`."""
+    """Yield all frames that can be decoded, and add a description of each error to `damage`."""
     packets, end = container.demux(stream), 0.0
     while True:
         packet = None
@@ -294,7 +297,10 @@ def _decoded(container: InputContainer, stream: VideoStream, damage: list[str]) 
 
 
 def _declared_seconds(container: InputContainer, stream: VideoStream) -> float | None:
-    """Return the stream's declared length in seconds: its own, Matroska's tag, or the file's if it is the only stream."""
+    """Return the length in seconds that is declared for a stream, or None.
+
+    It is the stream's own, or that of Matroska's tag, or that of the file if the file has only this stream.
+    """
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
     with contextlib.suppress(KeyError, ValueError):

@@ -29,9 +29,9 @@ Identify = Callable[[npt.NDArray[np.uint8]], list[RemoteFace]]
 
 
 class RemoteNamer:
-    """Namer of frames like `VideoNamer`, which calls `identify` for the faces of each picture (H,W,3).
+    """Namer of frames like `VideoNamer`; it calls `identify` with each picture (H,W,3) for the faces and their names.
 
-    Names are those that the service returns for each single frame; `watching.Watcher` requires two in a row.
+    The service names each frame by itself, so one frame's name may be wrong; `watching.Watcher` requires two in a row.
     """
 
     def __init__(self, identify: Identify, *, keep_pixels: bool = False, lost_after: float = 2.0) -> None:

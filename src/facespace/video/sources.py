@@ -26,7 +26,7 @@ Opener = Callable[["Source", float], Iterable[Frame]]
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Represents something to watch; events contain its `name`. A film ends; other sources are reopened."""
+    """Represents something to watch; events contain its `name`. A film ends; cameras and streams are reopened."""
 
     name: str
     kind: Literal["camera", "stream", "film"]
@@ -76,9 +76,9 @@ def connections(
 ) -> Iterator[Iterator[Frame]]:
     """Yield an iterator of frames for each time that a source is opened, until `stop` or the end of a film.
 
-    A camera that cannot be opened, or stops, is reopened after a pause that doubles from `first_pause` to `last_pause`
-    seconds. The pause is reset when the camera has sent pictures for longer than the pause. `trouble` is called with a line
-    each time. The `VideoError` of a film is raised.
+    A camera or stream that cannot be opened, or stops, is reopened after a pause that doubles from `first_pause` to
+    `last_pause` seconds. The pause is reset when the source has sent pictures for longer than the pause. Before each
+    pause `trouble` is called with a line that says why. A film is not reopened: its `VideoError` is raised.
 
     Each iterator must be exhausted before the next one is requested.
     """
@@ -97,7 +97,7 @@ def connections(
 
 
 class _Connection:
-    """One opening of a source; `reason` tells why it ended, `is_over` whether the source must not be reopened."""
+    """One opening of a source. `reason` says why it ended; `is_over` is True if the source must not be reopened."""
 
     def __init__(self, source: Source, stop: threading.Event, opener: Opener, per_second: float) -> None:
         self._source = source

@@ -30,7 +30,7 @@ _AHEAD = 1.0  # the longest time in seconds to hold back a picture of a film so 
 def read_stream(
     address: str, *, per_second: float | None = None, patience: float = _PATIENCE
 ) -> Generator[Frame, None, bool]:
-    """Yield the pictures of a stream, upright, until it ends or the caller stops; each is the newest when it is requested.
+    """Yield the pictures of a stream, upright, until it ends or the caller stops. Each request gets the newest picture.
 
     `index`, `seconds` and `per_second` are as in `read_camera`. A film, which declares its length, is played at its own
     speed, and it is an error if it ends early; a stream without a length ends when its sender stops. Closing the iterator
@@ -72,7 +72,10 @@ def shown(address: str) -> str:
 
 @dataclass(slots=True)
 class _About:
-    """Represents a stream's declared properties: a pixel's width by its height, and its length in seconds."""
+    """Represents the properties that a stream declares.
+
+    `aspect` is the width of a pixel divided by its height; `seconds` is the length of a film, or None.
+    """
 
     aspect: float = 1.0
     seconds: float | None = None

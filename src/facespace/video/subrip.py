@@ -14,9 +14,10 @@ _SHORTEST = 0.2  # shortest time on screen in seconds, for a person in a single 
 def subtitles(appearances: Sequence[Appearance], *, interval: float = 0.0) -> str:
     """Return subtitles with one cue for each period in which the same people are on screen, one name a line.
 
-    A name is listed once even if several faces have it; names are in the order in which people appeared. Faces without a
-    name are `unknown`, with their number if there are several. An appearance is shown from its `begin` to its `end`, or
-    else from its first frame until `interval` seconds after its last, the seconds between two analysed frames.
+    A name is listed once even if several faces have it; names are in the order in which people appeared. Faces without
+    a name are `unknown`, with their number if there are several. An appearance is shown from its `begin` to its `end`.
+    Instead of a `begin` of None, its first analysed frame counts; instead of an `end` of None, its last analysed frame
+    plus `interval`, the seconds between two analysed frames.
 
     >>> print(subtitles([Appearance(1, "Grace Hopper", 0.8, 0.4, 0.0, 3661.0, 9)], interval=0.5), end="")
     1

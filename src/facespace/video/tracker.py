@@ -19,8 +19,9 @@ _DISSIMILAR_PENALTY = 3.0
 class Track:
     """Represents one person on screen.
 
-    `number` counts tracks from 1. `last` is the second at which it was last seen, in `box` (x1, y1, x2, y2). `total` (D,)
-    is the sum of its embeddings, each times its score, and `latest` (D,) the last of them, both without doubtful ones.
+    `number` counts tracks from 1. `last` is the second at which the person was last seen, in `box` (x1, y1, x2, y2).
+    `total` (D,) is the sum of the embeddings of the track's faces, each times its score, and `latest` (D,) the last of
+    these products. Doubtful faces (see `Sighting`) are left out of both. `n_missed` counts the latest frames without it.
     """
 
     number: int
@@ -35,9 +36,9 @@ class Track:
 class Sighting:
     """Represents one face in one frame and its track.
 
-    `shot` counts cuts; `total` (D,) is the embedding times its score. A `doubtful` face overlaps its track but is not
-    similar to it. The next frame decides: either it stays doubtful, as a blurred face that does not change the track's
-    mean, or it begins a new `track`.
+    `shot` is the number of cuts so far; `total` (D,) is the embedding times the score. A `doubtful` face overlaps its
+    track but is not similar to it. The next frame decides: either the face stays doubtful, as a blurred face that does
+    not change the track's mean, or it begins a new track, which becomes its `track`.
     """
 
     seconds: float
@@ -50,7 +51,7 @@ class Sighting:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Seen:
-    """Represents one face in one frame; `total` (D,) is its embedding times its score."""
+    """Represents a face of a new frame that has no track yet; `total` (D,) is its embedding times its score."""
 
     seconds: float
     box: Array
@@ -110,7 +111,7 @@ class Tracker:
         *,
         cut: bool = False,
     ) -> list[Sighting]:
-        """Add the faces of the next frame to tracks, and return them with their tracks, in their order.
+        """Add the faces of the next frame to tracks, and return a `Sighting` for each face, in the same order.
 
         `boxes` (F,4) in pixels, `scores` (F,) above 0, `embeddings` (F,D) of length 1. `cut`: whether a new shot began
         since the previous frame. Raises `ValueError` for other shapes.
@@ -132,7 +133,7 @@ class Tracker:
         for doubt in self._doubts:
             self._settle(doubt, seen_again=doubt in owners, seen_elsewhere=doubt.track in owners)
         self._doubts = []
-        # Doubtful faces that are settled are tracks of their own now.
+        # A doubtful face of the previous frame that is continued has got a track of its own now.
         continued = [
             (owner.track if isinstance(owner, Sighting) else owner, similarity) for owner, similarity in matches
         ]
@@ -145,7 +146,10 @@ class Tracker:
         self._tracks = [track for track in self._tracks if track not in over]
 
     def _matches(self, faces: Sequence[_Seen], *, cut: bool) -> list[tuple[Track | Sighting | None, float]]:
-        """Return what each face continues (a track, a doubtful face of the previous frame, or None) and its similarity."""
+        """Return (what it continues, similarity) for each face.
+
+        A face continues a track, a doubtful face of the previous frame, or nothing (None, with similarity 0).
+        """
         matches: list[tuple[Track | Sighting | None, float]] = [(None, 0.0)] * len(faces)
         owners: list[Track | Sighting] = [*self._tracks, *self._doubts]
         if not owners or not faces:
@@ -175,7 +179,7 @@ class Tracker:
         return matches
 
     def _sighting(self, face: _Seen, track: Track | None, similarity: float) -> Sighting:
-        """Add the face to the track, or start a new track with it."""
+        """Add the face to `track`, or begin a new track with it if that is None; return its sighting."""
         if track is None:
             track = self._begin(face)
         elif similarity < self.min_similarity:
@@ -194,7 +198,7 @@ class Tracker:
         return track
 
     def _settle(self, doubt: Sighting, *, seen_again: bool, seen_elsewhere: bool) -> None:
-        """Give a doubtful face to its track, or to a new one if a similar face was seen again."""
+        """Leave a doubtful face to its track, or begin a new track with it if a similar face was seen again."""
         track = doubt.track
         if not seen_again:
             track.last, track.box = doubt.seconds, doubt.box

@@ -16,7 +16,7 @@ MAX_PEOPLE = 10_000  # the number of people whose last sighting is remembered
 
 _LOOKS = 2  # consecutive frames with one name before the person is reported
 _UNKNOWN_LOOKS = 5  # frames without a name before a stranger is reported
-_WEAK_LOOKS = 15  # the same if the face is too small or too blurred in all of them
+_WEAK_LOOKS = 15  # frames without a name before a stranger is reported whose face is too small or too blurred
 _LOST = 3.0  # seconds after which a track is given up
 _REASONS = {"too small": "too_small", "too blurred or dark": "too_blurred"}
 
@@ -32,7 +32,7 @@ class FrameNamer(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Seen:
-    """Represents a person to report: a face in a frame, named or with the reason why it is unknown."""
+    """Represents a person to report: a face in a frame; `reason` says why it is unknown, None for a face with a name."""
 
     face: NamedFace
     reason: Reason | None
@@ -46,7 +46,7 @@ class Seen:
 
 @dataclass(slots=True, eq=False)
 class _Followed:
-    """Represents what is known about one track."""
+    """Represents one track, as seen so far; `last` is the second at which it was last seen."""
 
     last: float
     name: str | None = None
@@ -81,7 +81,10 @@ class Watcher:
         self._last: dict[str, float] = {}  # the second at which each person was last seen
 
     def update(self, frame: NamedFrame, at: float) -> list[Seen]:
-        """Return whom to report in the next frame; `at` is its second on a clock that continues when a source is reopened."""
+        """Return the people to report after the next frame.
+
+        `at` is the frame's second on a clock that continues when a source is reopened.
+        """
         found: list[Seen] = []
         for face in frame.faces:
             followed = self._tracks.setdefault(face.track, _Followed(at))
@@ -96,11 +99,14 @@ class Watcher:
         return found + self._lost(at - _LOST)
 
     def end(self) -> list[Seen]:
-        """Return whom to report at the end of a source; if it is reopened, there are new tracks."""
+        """Return the people to report at the end of a source, and forget all tracks."""
         return self._lost(None)
 
     def _lost(self, before: float | None) -> list[Seen]:
-        """Forget the tracks that were not seen since a second, or all; return whom to report of them."""
+        """Forget the tracks that were last seen before a second, or all tracks if it is None.
+
+        Return the people of these tracks who must be reported.
+        """
         lost = [number for number, followed in self._tracks.items() if before is None or followed.last < before]
         gone = [self._tracks.pop(number) for number in lost]
         return [one.best for one in gone if one.best is not None and one.n_unknown >= _UNKNOWN_LOOKS]
@@ -148,10 +154,11 @@ def watched(
     *,
     turn: threading.Lock | None = None,
 ) -> Iterator[Seen]:
-    """Yield whom to report of a source: `connections` are its frames, one iterator for each time it was opened.
+    """Yield the people to report of a source: `connections` are its frames, an iterator for each time it is opened.
 
-    Every connection has its own namer, and so new tracks. `clock` returns the second of a frame. Several sources can share
-    networks and a gallery with one lock `turn`, which is released while waiting for a source.
+    Every connection has a namer of its own, so tracks do not continue from one connection to the next. `clock` returns
+    the second of a frame. Several sources can share networks and a gallery with one lock `turn`, which is released
+    while waiting for a source.
     """
     for frames in connections:
         taking = frames if turn is None else _in_turn(frames, turn)
@@ -167,7 +174,7 @@ def watched(
 
 
 def _in_turn(frames: Iterator[Frame], turn: threading.Lock) -> Iterator[Frame]:
-    """Yield the frames, and hold the lock from each one until the next one is requested."""
+    """Yield the frames. The lock is held from the time a frame is yielded until the next frame is requested."""
     for frame in frames:
         with turn:
             yield frame

@@ -81,7 +81,7 @@ class Layout:
 
 
 def pyramid(height: int, width: int, *, min_size: float, factor: float) -> list[Level]:
-    """Return the levels of the 2018 detector: scale_k = 12/min_size · factor^k, while both sides have 12 pixels or more.
+    """Return the levels of the 2018 detector: scale_k = 12/min_size · factor^k, while both sides are at least 12 px.
 
     >>> [(level.height, level.width) for level in pyramid(40, 60, min_size=20, factor=0.709)]
     [(24, 36), (18, 26), (13, 19)]

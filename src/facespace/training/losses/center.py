@@ -34,7 +34,10 @@ class CenterLoss(Loss):
         self.register_buffer("centers", torch.zeros(n_classes, dimension))
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss with the current centres; `facts["largest_center"]` is the length of the batch's longest."""
+        """Return the loss with the current centres.
+
+        `facts["largest_center"]` is the largest length among the centres of the identities in the batch.
+        """
         centers = self.centers[labels].to(features.dtype)
         with torch.no_grad():
             self.facts["largest_center"] = centers.norm(dim=1).max()

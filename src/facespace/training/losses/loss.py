@@ -33,9 +33,9 @@ class Loss(nn.Module):
         raise NotImplementedError
 
     def update(self) -> None:
-        """Update state that has no gradient, such as centres, after every training step. Most losses have none.
+        """Update state that has no gradient, such as centres, after a training step. Most losses have no such state.
 
-        If `deferred` is False, a loss does this itself in every training call.
+        If `deferred` is False, a loss calls this itself in every forward pass of training.
         """
 
     def forget(self) -> None:

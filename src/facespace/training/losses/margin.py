@@ -29,7 +29,9 @@ def arc_margin(cosine: Tensor, margin: float) -> Tensor:
 
 
 def combined_margin(cosine: Tensor, factor: float, margin: float, shift: float) -> Tensor:
-    """Return cos(m₁θ + m₂) − m₃; beyond π it continues to decrease, as −2 − cos, so a larger angle never costs less.
+    """Return cos(m₁θ + m₂) − m₃, in which the cosine of an angle above π is replaced by −2 − cos.
+
+    So the result decreases with θ everywhere, and a larger angle never costs less.
 
     m₁ = `factor` alone is SphereFace's margin, m₂ = `margin` ArcFace's, m₃ = `shift` CosFace's.
 
@@ -130,7 +132,7 @@ class CombinedMargin(MarginSoftmax):
 
 @register("sub-center-arcface")
 class SubCenterArcFace(ArcFace):
-    """ArcFace with several centres per identity, of which only the nearest counts (Deng et al. 2020, ECCV).
+    """ArcFace with several centres per identity; only an identity's nearest centre counts (Deng et al. 2020, ECCV).
 
     Wrongly labelled and unusual photos get a centre of their own and do not distort the identity's main centre.
     """

@@ -23,11 +23,12 @@ _BLOCK = 65536  # rows of weights drawn at once
 class PartialFC(Loss):
     """ArcFace or CosFace with the identities split over the ranks of torch.distributed.
 
-    Rank r of R has the weights of identities ⌊n·r/R⌋ to ⌊n·(r + 1)/R⌋ − 1. Features and labels of all ranks are
-    gathered, each rank computes the logits of its identities, and only sums are exchanged to take softmax over all. With
-    `sample_rate` below 1 a step uses that share of the identities: those in the batch and a random choice of others
-    (more if the batch alone has more). The other weights do not change in that step. Gradients are those of the mean
-    over the batches of all ranks; they account for DDP's later averaging of the backbone's gradients.
+    Rank r of R has the weights of the identities ⌊n·r/R⌋ to ⌊n·(r + 1)/R⌋ − 1. Features and labels of all ranks are
+    gathered, and each rank computes the logits of its identities. The ranks then exchange only the sums that softmax
+    over all identities needs. With `sample_rate` below 1 each rank uses that share of its identities in a step: all
+    identities in the batch, and random ones up to that share. The weights of all others do not change in that step.
+    Gradients are those of the mean over the batches of all ranks. Those of the features are multiplied by the number of
+    ranks, because DDP later averages the backbone's gradients over ranks.
     """
 
     sharded = ("weight",)
@@ -56,7 +57,7 @@ class PartialFC(Loss):
         self._initialize_weights()
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean cross entropy over the batches of all ranks, the same number on each rank."""
+        """Return the mean cross entropy over the batches of all ranks, which is the same number on each rank."""
         features = features if features.dtype == torch.float64 else features.float()
         if self.n_ranks > 1:
             features, labels = _Gather.apply(features), gathered(labels)

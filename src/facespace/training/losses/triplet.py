@@ -18,18 +18,19 @@ Triplets = tuple[Tensor, Tensor, Tensor]
 class TripletLoss(Loss):
     """Mean of max(0, d(a,p) − d(a,n) + margin) over triplets of the batch, with d the squared Euclidean distance.
 
-    Features are brought to unit length first. For each anchor a and positive p of one identity `miner` chooses negatives:
+    Features are first scaled to unit length. For each pair of an anchor a and a positive p, two images of one identity,
+    `miner` chooses negatives n among the batch's images of other identities:
 
-    - `all`: every image of another identity;
-    - `hard`: all images with d(a,n) < d(a,p);
-    - `semi-hard`: the nearest image with d(a,p) < d(a,n) < d(a,p) + margin;
+    - `all`: all of them;
+    - `hard`: all with d(a,n) < d(a,p);
+    - `semi-hard`: the nearest one with d(a,p) < d(a,n) < d(a,p) + margin;
     - `batch-hard`: one triplet per anchor, with the farthest positive and the nearest negative (Hermans et al. 2017);
-    - `vgg`: a random image with d(a,n) < d(a,p) + margin, as in FaceNet's program of 2018. Each pair counts only once,
-      with the earlier image as anchor.
+    - `vgg`: a random one with d(a,n) < d(a,p) + margin, as in FaceNet's program of 2018. Two images are used as a pair
+      only once, with the earlier image of the batch as anchor.
 
-    A batch without triplets gives a loss of 0 with a gradient of 0. `facts`: `triplets`, the number of chosen ones;
-    `active`, the share of them with a loss above 0; and `spread`, the mean squared distance between the batch's
-    embeddings, which goes to 0 when training collapses.
+    A batch without triplets gives a loss of 0 with a gradient of 0. `facts` has `triplets`, the number of chosen
+    triplets; `active`, the share of these triplets with a loss above 0; and `spread`, the mean squared distance between
+    the batch's embeddings, which goes to 0 when training collapses.
     """
 
     def __init__(self, *, margin: float = 0.2, miner: Miner = "semi-hard") -> None:
