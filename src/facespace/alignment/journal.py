@@ -137,6 +137,6 @@ class Journal:
         return rows
 
     def remove(self) -> None:
-        """Remove the plan, first the file that shows others that there is a plan; the caller must hold `directory_lock`."""
+        """Remove the plan, first the file by which `exists` finds it; the caller must hold `directory_lock`."""
         (self._folder / "plan.json").unlink()
         shutil.rmtree(self._folder, ignore_errors=True)

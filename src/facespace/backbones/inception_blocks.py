@@ -1,7 +1,7 @@
 """Blocks of the two Inception-ResNets (Szegedy et al. 2016, arXiv:1602.07261).
 
 A layer's name states its kernel: `conv2d_0b_1x7` is one high and seven wide. A layer called `1a` has stride 2 and VALID
-padding, so it halves the feature map. All others in a block have stride 1 and SAME padding.
+padding, so it halves the feature map. All other layers of a block have stride 1 and SAME padding.
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ def write_table(folder: Path, groups: FaceGroups, places: dict[int, Path]) -> No
 def write_sheet(folder: Path, groups: FaceGroups, places: dict[int, Path]) -> Path:
     """Write `index.html`, a page of the groups, largest first, with the pictures in `faces` as links to the photos.
 
-    The page shows the 2,000 largest groups and the number of the others, which have folders too.
+    The page shows the 2,000 largest groups, and how many more groups have folders.
     """
     members: dict[str, list[int]] = {}
     for row, group in enumerate(groups.group.tolist()):

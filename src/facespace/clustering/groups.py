@@ -157,10 +157,10 @@ class FaceGroups:
         self._n_parts = 0
 
     def save_new(self, path: Path, embedder: Embedder) -> None:
-        """Write the photos that were added since the last call to an additional file next to that of `save`.
+        """Write the photos that were added since the last call to an additional file, next to the file of `save`.
 
-        So each photo is written only once while a collection is read. `load_groups` joins the files, and `save` replaces
-        them.
+        So each photo is written only once while a collection is read. `load_groups` joins the files. `save` writes one
+        file with everything and removes the additional files.
         """
         if not self._n_saved:
             self.save(path, embedder)

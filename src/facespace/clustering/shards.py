@@ -186,7 +186,8 @@ class _Found:
         visitor, face = rows[row], column + columns.start
         similarity = tile.reshape(-1)[flat] - self.there.handicaps[visitor] - self.here.handicaps[face]
         own_bucket = self.there.buckets[visitor, 0]
-        # A pair within one bucket is found from both sides, and faces that visit each other's buckets are found in both.
+        # Two faces that belong to this bucket are compared twice, each as the other's visitor. Two faces that visit
+        # each other's buckets are compared in both buckets. Only one of the two results is kept.
         mutual = (self.here.buckets[face] == own_bucket[:, None]).any(axis=1)
         once = np.where(own_bucket == bucket, visitor < face, ~mutual | (own_bucket > bucket))
         kept = once & (similarity >= self.threshold) & (self.there.photos[visitor] != self.here.photos[face])
@@ -213,7 +214,7 @@ class _Found:
 def _most_similar(
     rows: npt.NDArray[np.int64], similarity: npt.NDArray[np.float32], most: int
 ) -> npt.NDArray[np.intp] | slice:
-    """Return the pairs to keep so that no row has more than its `most` similar ones; `rows` are sorted."""
+    """Return the indices of the pairs to keep: the `most` most similar pairs of each row. `rows` must be sorted."""
     if len(rows) <= most:
         return slice(None)
     begins = np.flatnonzero(np.diff(rows, prepend=-1))

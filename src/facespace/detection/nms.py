@@ -24,7 +24,7 @@ def non_maximum_suppression(
 ) -> npt.NDArray[np.int64]:
     """Return the indices of the boxes to keep, best score first.
 
-    A kept box removes every box of a lower score that it overlaps by more than `threshold`.
+    A kept box removes every later box in this order that it overlaps by more than `threshold`.
 
     `boxes` (N,4) are x1, y1, x2, y2. With `end_pixels` they include both end pixels, so a side is x2 − x1 + 1 long;
     otherwise x2 − x1. Overlap is intersection over union, or over the area of the smaller box for `min`. Equal scores,

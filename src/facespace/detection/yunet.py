@@ -435,9 +435,9 @@ def _chosen(found: _Found, rows: npt.NDArray[Any]) -> _Found:
 def _merged(full: _Found, large: _Found) -> _Found:
     """Merge the faces of the full search and the search for large faces, without duplicates.
 
-    Of two overlapping faces the one with the better score is kept, unless the full search gives at least `_WELL_PLACED`,
-    as its boxes are more exact. A face of the full search inside a large face with a better score is dropped, because it
-    is a part of that face.
+    If two faces overlap, the face with the better score is kept. But if the score in the full search is at least
+    `_WELL_PLACED`, that face is kept, because the boxes of the full search are more exact. A face of the full search
+    inside a large face with a better score is dropped, because it is a part of that face.
     """
     if not len(large.scores) or not len(full.scores):
         return _Found(*(np.concatenate(parts) for parts in zip(full, large, strict=True)))

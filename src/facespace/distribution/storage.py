@@ -181,7 +181,7 @@ class Folder:
             return set(found) <= {apart_from}
 
     def create(self, name: str, data: bytes) -> bool:
-        """Write an object unless it exists, and return whether it was written. Of several writers only one gets True."""
+        """Write an object unless it exists, and return whether it was written; only one of several writers gets True."""
         if not is_url(self.place):
             return _create_file(self._path(name), data)
         with self._errors(name):

@@ -227,9 +227,9 @@ def choose_threshold(
 ) -> tuple[float, Floats | None]:
     """Return the threshold of best accuracy on these pairs, and the mean (D,) it was chosen with, for `evaluate`.
 
-    All thresholds between two neighbouring distances give the same result. Of the best gaps the widest is chosen, the
-    lowest of equally wide ones, and the threshold is its middle. Arguments and errors are those of `evaluate`; pairs
-    with a photo without a detected face are ignored.
+    All thresholds in the gap between two neighbouring distances give the same result. The widest of the best gaps is
+    chosen (the lowest of equally wide gaps), and the threshold is its middle. Arguments and errors are those of
+    `evaluate`; pairs with a photo without a detected face are ignored.
 
     >>> embeddings = np.array([[0.0], [1.0], [3.0]])
     >>> choose_threshold(embeddings, np.array([0, 1]), np.array([1, 2]), np.array([True, False]))

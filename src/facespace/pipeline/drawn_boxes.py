@@ -64,7 +64,7 @@ def region_around(image: npt.NDArray[np.uint8], box: Box) -> Region:
 
 
 def face_in_box(faces: Sequence[Face], box: Box) -> Face | None:
-    """Return the face that overlaps the box most, or None if none overlaps it enough.
+    """Return the face that overlaps the box most, or None if no face overlaps it enough.
 
     >>> points = ((20, 40), (40, 40), (30, 50), (22, 60), (38, 60))
     >>> face = Face((10, 20, 50, 70), 0.99, points)

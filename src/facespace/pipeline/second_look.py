@@ -1,9 +1,9 @@
 """Searches photos without a detected face again, with a border around them, for a face that reaches beyond their edges.
 
-Detectors look for a whole head with some background. Of faces cut 5, 10, 15 and 20 % inside their box, MTCNN finds 90,
-55, 20 and 10 %; with a grey border it finds 100, 100, 95 and 90 %. The mean colour, black and repeated border pixels
-give worse results. YuNet finds nearly all of them without a border. Photos are shrunk before the search, which finds as
-much in a fraction of the time. benchmarks/cut_and_turned.py measures all this.
+Detectors look for a whole head with some background. If photos are cut 5, 10, 15 and 20 % inside the box of a face,
+MTCNN finds 90, 55, 20 and 10 % of these faces; with a grey border it finds 100, 100, 95 and 90 %. A border of the mean
+colour, of black or of repeated pixels gives worse results. YuNet finds nearly all of them without a border. Photos are
+shrunk before the search, which finds as much in a fraction of the time. benchmarks/cut_and_turned.py measures all this.
 """
 
 from __future__ import annotations

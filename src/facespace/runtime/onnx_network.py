@@ -274,7 +274,10 @@ def _session(model: bytes, openvino: Any, precision: str, on_gpu: bool, rewritte
 
 
 def _chosen_openvino(on_gpu: bool) -> Any:
-    """Return the OpenVINO device to compile for, or None; `RuntimeUnavailable` if a requested one is missing."""
+    """Return the OpenVINO device to compile for, or None if OpenVINO is not to be used.
+
+    Raises `RuntimeUnavailable` if the requested device or runtime is missing.
+    """
     requested = _choice("FACESPACE_RUNTIME", ("openvino", "onnxruntime"))
     if on_gpu:
         import onnxruntime
@@ -350,7 +353,7 @@ def _choice(variable: str, allowed: tuple[str, ...]) -> str | None:
 
 @functools.cache
 def _openvino() -> tuple[Any, str]:
-    """Return the OpenVINO CPU device of ONNX Runtime, or None with the reason."""
+    """Return (OpenVINO's CPU device in ONNX Runtime, ""), or (None, the reason why there is none)."""
     try:
         plugin = importlib.import_module("onnxruntime_ep_openvino")
     except ImportError:

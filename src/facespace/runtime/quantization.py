@@ -22,8 +22,9 @@ Ranges = tuple[float | None, ...]
 
 
 def find(fingerprint: str, spec: InputSpec) -> Ranges | None:
-    """Return the ranges that `quantize` takes for the weights with this SHA-256 and input spec; None if none were
-    measured.
+    """Return the ranges that `quantize` takes, for the weights with this SHA-256 and for this input spec.
+
+    Returns None if they were not measured.
     """
     for table in json_tables("facespace.runtime", "activation_ranges"):
         if table["fingerprint"] == fingerprint and table["input_spec"] == spec.as_dict():
@@ -95,7 +96,7 @@ def _through_integers(graph: Any, x: str, name: str, at: float) -> list[Any]:
 
 
 def _from_integers(graph: Any, kernel: npt.NDArray[Any], name: str) -> Any:
-    """Return a node that produces `kernel` (out,in,h,w) from integers, 255 steps for each output channel."""
+    """Return a node that produces `kernel` (out,in,h,w) from integers from −127 to 127, scaled per output channel."""
     largest = np.abs(kernel).max(axis=(1, 2, 3))
     scale = np.where(largest > 0, largest / np.float32(127), np.float32(1)).astype(np.float32)
     add_tensor(graph, f"{name}_int8", np.rint(kernel / scale[:, None, None, None]).astype(np.int8))

@@ -16,7 +16,8 @@ class NamedFace:
     """Represents one face of a frame, in pixels of the frame, with the number of its track and its name in this frame.
 
     `name` is None for an unknown face. `similarity` and `threshold` come from the namer, for the track's mean embedding
-    around this frame. If another face of the frame has the name, `name` is None even if `similarity` reaches `threshold`.
+    around this frame. If another face of the frame got the name, `name` is None even if `similarity` reaches
+    `threshold`.
     """
 
     face: Face

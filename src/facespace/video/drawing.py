@@ -33,9 +33,9 @@ def draw_video(path: str, target: Path, frames: Sequence[NamedFrame], appearance
     """Write a copy of the video `path`, without sound, in which the people of `frames` have boxes and names.
 
     It contains every frame of the video at its own time, not only the analysed ones: boxes are interpolated between
-    `frames` of one shot. Names are those of `appearances`. Of a damaged video the readable part is drawn. `target` is
-    written atomically; its ending, .mp4, .mov, .mkv or .webm, selects the format. Raises `ValueError` for another ending,
-    `VideoError` if no frame can be read or the video cannot be written.
+    `frames` of one shot. Names are those of `appearances`. If the video is damaged, its readable part is drawn.
+    `target` is written atomically; its ending, .mp4, .mov, .mkv or .webm, selects the format. Raises `ValueError` for
+    another ending, `VideoError` if no frame can be read or the video cannot be written.
     """
     if target.suffix.lower() not in _ENDINGS:
         raise ValueError(f"{target}: a drawn video must end in {', '.join(_ENDINGS)}")

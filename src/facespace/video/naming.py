@@ -32,7 +32,7 @@ class Named(Protocol):
 
     @property
     def similarity(self) -> float | None:
-        """The similarity to that person, or for an unknown face to the most similar one; None if there are no people."""
+        """The similarity to that person, or for an unknown face to the most similar one; None without any people."""
 
     @property
     def threshold(self) -> float:
@@ -214,7 +214,7 @@ class VideoNamer:
 
 
 def _unique_names(answers: Sequence[Named]) -> list[str | None]:
-    """Return the names of one frame's faces. Of several faces with the same name, only the most similar one keeps it."""
+    """Return the names of one frame's faces. If several faces get one name, only the most similar face keeps it."""
     best: dict[str, int] = {}
     for k, answer in enumerate(answers):
         if answer.name is not None:

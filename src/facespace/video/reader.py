@@ -67,9 +67,9 @@ def read_frames(
     that are not returned.
 
     Raises `VideoError` if the file cannot be read or its frames have more than `max_pixels`, which is checked before
-    decoding (by default 100 million, or the value of the variable FACESPACE_MAX_PIXELS). Of a damaged file the readable
-    frames come first and the error at the end. Raises `RuntimeUnavailable` without PyAV, and `ValueError` for an `every`
-    below 1 or a `per_second` that is not above 0.
+    decoding (by default 100 million, or the value of the variable FACESPACE_MAX_PIXELS). If the file is damaged, the
+    readable frames are yielded before the error is raised. Raises `RuntimeUnavailable` without PyAV, and `ValueError`
+    for an `every` below 1 or a `per_second` that is not above 0.
     """
     if every is not None and every < 1:
         raise ValueError(f"every must be at least 1, got {every}")

@@ -21,7 +21,7 @@ class Track:
 
     `number` counts tracks from 1. `last` is the second at which the person was last seen, in `box` (x1, y1, x2, y2).
     `total` (D,) is the sum of the embeddings of the track's faces, each times its score, and `latest` (D,) the last of
-    these products. Doubtful faces (see `Sighting`) are left out of both. `n_missed` counts the latest frames without it.
+    these products. Doubtful faces (see `Sighting`) are left out of both. `n_missed` counts the frames since then.
     """
 
     number: int

@@ -32,7 +32,7 @@ class FrameNamer(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Seen:
-    """Represents a person to report: a face in a frame; `reason` says why it is unknown, None for a face with a name."""
+    """Represents a person to report: a face in a frame; `reason` says why it has no name, None if it has one."""
 
     face: NamedFace
     reason: Reason | None
