@@ -196,9 +196,9 @@ def join_groups(
 ) -> Labels:
     """Let faces without a group (−1 in `groups` (N,)) join existing groups, and return the new groups (N,).
 
-    Groups without a face of the same photo are considered. A face joins the group to whose faces its mean cosine is
-    largest, if this mean is at least `threshold`, or for a group of one face at least `pair_threshold`, if given.
-    `photos` and `handicaps` (N,) are those of `cluster`.
+    A face joins the most similar group that has no face of the same photo. The similarity is the mean cosine to the
+    group's faces; it must be at least `threshold`, and for a group of one face at least `pair_threshold`, if given.
+    Otherwise the face stays without a group. `photos` and `handicaps` (N,) are those of `cluster`.
 
     >>> vectors = np.array([[1, 0], [0, 1], [0.8, 0.6], [-1, 0]], np.float32)
     >>> join_groups(vectors, np.array([5, 2, -1, -1]), 0.5).tolist()

@@ -49,8 +49,8 @@ class Installed:
 def add(file: Path, card: ModelCard, *, sha256: str | None = None, unverified: bool = False) -> Installed:
     """Install a model from a local file: the published file, or the frozen graph from the published zip.
 
-    A file that is neither of these, by its SHA-256, is accepted only if `sha256` is its SHA-256 or with `unverified`.
-    If the model is already installed from the same file, nothing is done. Raises `ModelError`.
+    A file with any other SHA-256 is accepted only if the caller passes that `sha256`, or `unverified`. If the model is
+    already installed from the same file, nothing is done. Raises `ModelError` if the file is not accepted or damaged.
     """
     _check_card(card)
     if sha256 is not None and unverified:

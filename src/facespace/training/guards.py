@@ -13,7 +13,7 @@ from facespace.errors import TrainingError
 
 _COLLAPSED = 0.01  # mean squared distance of a batch's embeddings; it is 2 if they are spread over the whole sphere
 _PATIENCE = 50  # steps for which a collapse, or a lack of triplets, is tolerated
-_FAR_CENTER = 100.0  # times the longest feature
+_FAR_CENTER = 100.0  # centres longer than this many times the longest feature are taken to diverge
 # The messages of CUDA, torch on Linux, torch on Windows, and CUDA's libraries.
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "STATUS_ALLOC_FAILED")
 

@@ -186,7 +186,7 @@ def _resize(images: npt.NDArray[Any], box: tuple[int, int, int, int], out: npt.N
 def _row_windows(
     run: _Run, images: npt.NDArray[np.float32], top: int, left: int, width: int
 ) -> npt.NDArray[np.float32]:
-    """Return the inputs of each block of rows, (K,C,count,span,width): views, which NumPy checks against the images."""
+    """Return the inputs of each block of rows, (K,C,count,span,width), a view; NumPy checks its bounds."""
     top += run.start
     count, _, span = run.weights.shape
     if count == 1:
@@ -198,7 +198,7 @@ def _row_windows(
 
 
 def _columns_into(out: npt.NDArray[np.float32], run: _Run, lines: npt.NDArray[np.float32]) -> None:
-    """Compute the columns `out` (K, lines, count · size) of one run."""
+    """Compute the output columns of one run from `lines`, and write them to `out` (K, lines, count · size)."""
     count, span, size = run.transposed.shape
     if count == 1:
         np.matmul(lines[:, :, run.start : run.start + span], run.transposed[0], out=out)

@@ -109,7 +109,7 @@ class _Builder:
         self.x = self.graph.node("PRelu", [self.x, self.constant(self.weights[slope])])
 
     def heads(self, score: str, *others: str) -> None:
-        """Add one product that computes [logit difference, other outputs…]."""
+        """Add one matrix product that computes all outputs: the logit difference, then those of the layers `others`."""
         outputs = [_difference(self.weights, score, axis=1)] + [
             (self.weights[f"{layer}/kernel:0"], self.weights[f"{layer}/bias:0"]) for layer in others
         ]
@@ -147,7 +147,8 @@ def proposal_network(device: Device = "auto") -> OnnxNetwork:
     Where the mask is 1 the first convolution outputs −10⁹, which the pooling ignores. A PReLU in between would turn this
     into a large value in channels with a negative slope a, so here the pooling comes first. In these channels
     PReLU(x) = max(x, a·x), so max pool(PReLU(x)) = max(max pool(x), max pool(a·x)) = v + ReLU(u − v), with u and v the
-    pooled x and a·x. Six of the ten channels need a second one, which makes the sixteen that vector units compute anyway.
+    pooled x and a·x. Six of the ten channels need a second channel. That makes sixteen, which vector units compute
+    anyway.
     """
     weights = _weights("pnet.onnx")
     net = _Builder(weights)
