@@ -17,7 +17,7 @@ from facespace.embedding.embedder import Embedder
 
 @dataclass(slots=True)
 class SelfTest:
-    """The result of `selftest`; each of `checks` is (description, passed, measured figure)."""
+    """The result of `selftest`. Each of `checks` is (description, whether it passed, measured figure)."""
 
     model: str
     runtime: str

@@ -139,9 +139,9 @@ def summarize(rows: Sequence[Row], *, n_here: int, seconds: float) -> Summary:
 def write_more_tables(
     out: Path, record: CropRecord, *, parquet: bool = False, bounding_boxes: bool = False
 ) -> list[Row]:
-    """Write the finished table of `out` in the other requested formats as well, and return its rows.
+    """Write the finished table of `out` as Parquet or as bounding boxes too, if requested, and return its rows.
 
-    Runs under the lock of `out`, because another process that finishes there removes all unfinished files.
+    This call holds the lock of `out`, because another process that finishes there removes all unfinished files.
     """
     with directory_lock(out):
         rows = read_csv(out / CSV_NAME)

@@ -19,7 +19,7 @@ def reestimate(backbone: Backbone, crops: npt.NDArray[np.uint8], spec: InputSpec
     """Return a copy of the network whose batch norms `names` have the statistics of their inputs on these crops.
 
     A batch norm that computes a·u + c at inference gets the mean μ and variance σ² (over images and positions) of its
-    input u, with gamma = a·√(σ² + ε) and beta = c + a·μ, which computes the same. So a network whose statistics were
+    input u. With gamma = a·√(σ² + ε) and beta = c + a·μ it still computes a·u + c. So a network whose statistics were
     folded into its weights can be trained further: with statistics of real faces, the first training step computes
     nearly the same as inference. All batch norms of the copy have a gamma. `crops` are (N,S,S,3) uint8 that fit `spec`.
     Raises `ValueError` if there are no crops.

@@ -55,7 +55,8 @@ def write_folders(
     A group of one face is in `alone`, or in `too-poor` if the face is too poor to be grouped. Other folders are called
     `person-0001` and so on, largest first, or by the group's name in `names`. A folder that already exists keeps its name,
     even if somebody has renamed it. Nothing is overwritten, and nothing is removed except faces from `alone` that have
-    joined a group. Save `groups` before: if this call is stopped, the next one completes the folders from it.
+    joined a group. Save `groups` first: if this call is stopped, a later call completes the folders from the saved
+    groups.
     """
     sizes = Counter(groups.group.tolist())
     places = _places(folder, groups, sizes, names)

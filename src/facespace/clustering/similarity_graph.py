@@ -20,7 +20,7 @@ _MOST = 32
 class SimilarityGraph:
     """Represents E pairs of N faces: `first` (E,) < `second` (E,) are rows, `similarity` (E,) their cosines.
 
-    `whole` is False if so many pairs were similar that faces kept only the most similar ones of each tile.
+    `whole` is False if so many pairs were similar that only the most similar pairs of each face in each tile were kept.
     """
 
     n: int

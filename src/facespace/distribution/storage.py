@@ -148,8 +148,8 @@ class StoredPhoto:
 class Folder:
     """Represents a folder of results at a `place`. Names of objects have `/` between their parts.
 
-    Objects are written atomically, except in stores that write in place, such as `sftp://`. Methods raise `OSError` for a
-    local folder and `DatasetError` for a store, both with the object's name.
+    Objects are written atomically, except in stores that write in place, such as `sftp://`. A method that fails raises
+    `OSError` for a local folder and `DatasetError` for a store, both with the object's name.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as place:

@@ -97,7 +97,7 @@ def evaluate_pairs(
     progress: Progress | None = None,
     represent_set: Callable[[PairSet], Represented] | None = None,
 ) -> Evaluation:
-    """Judge the pairs of `source`, and measure how often that is right.
+    """Judge the pairs of `source`, and measure how often the verdicts are right.
 
     Whole photos need a `detector`; of several faces in a photo the one chosen by `central_face` is used. `flip`
     combines the embeddings of photo and mirror image: `concat` concatenates them, as in 2018 (not of unit length);

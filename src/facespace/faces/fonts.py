@@ -118,7 +118,7 @@ def _has_all(file: str, letters: str) -> bool:
 
 @functools.lru_cache(maxsize=1 << 16)
 def _has(file: str, letter: str) -> bool:
-    """Return whether a font has a letter: it draws it differently from a missing letter, and with ink unless blank."""
+    """Return whether a font has a letter: it is not drawn like a missing letter, and has ink unless it is a blank."""
     try:
         font, missing = _probe(file)
         drawn = _drawn(font, letter)

@@ -45,10 +45,10 @@ class PairDistances:
     each row needs only |a|² = |x|² − 2 x·m + |m|², and the angle θ follows from sin²(θ/2) = (d² − (|a| − |b|)²) /
     4|a||b|, which, unlike the arccosine, is exactly 0 for equal rows.
 
-    `embeddings` (N,D) are float32 or float64, all arithmetic is float64. Rows whose `detected` (N,) is false, and rows
-    in no pair, may contain anything; pairs with the former have infinite distance. Raises `ValueError` for shapes and
-    lengths that do not fit, for no pairs, for an index out of range, and for a row that is not finite or, for angles,
-    has length zero.
+    `embeddings` (N,D) are float32 or float64; all arithmetic is float64. `detected` (N,) is false for photos without a
+    detected face: their rows may contain anything, and their pairs have infinite distance. Rows in no pair may contain
+    anything too. Raises `ValueError` for shapes and lengths that do not fit, for no pairs, for an index out of range,
+    and for a row that is not finite or, for angles, has length zero.
     """
 
     def __init__(

@@ -123,7 +123,7 @@ def read_people(
 
 
 def _read_crops(paths: list[str], embedder: Embedder, prepared: Counter[str]) -> Iterator[Embeddings | str]:
-    """Yield the embedding (D,) of each file, or the reason why it is missing."""
+    """Yield the embedding (D,) of each file, or the reason why it has no embedding."""
     waiting: list[image.RGB | str] = []
 
     def embedded() -> Iterator[Embeddings | str]:
@@ -154,7 +154,7 @@ def _decode(path: str) -> image.RGB | str:
 
 
 def _read_photos(paths: list[str], embedder: Embedder, detector: Detector) -> Iterator[Embeddings | str]:
-    """Yield the embedding (D,) of the largest face of each photo, or the reason why it is missing."""
+    """Yield the embedding (D,) of the largest face of each photo, or the reason why it has no embedding."""
     for photo in process(paths, detector, embedder, largest=True):
         yield photo.error or (photo.embeddings[0] if photo.faces else "no face found")
 
@@ -162,9 +162,9 @@ def _read_photos(paths: list[str], embedder: Embedder, detector: Detector) -> It
 def portraits(
     people: People, templates: Mapping[str, npt.NDArray[Any]], detector: Detector, *, side: int
 ) -> dict[str, Image.Image]:
-    """Return for each person of `templates` the picture of their face most similar to the template (D,).
+    """Return for each person in `templates` the picture of the face that is most similar to the person's template (D,).
 
-    People without a face are left out. Pictures are at most `side` pixels wide and high. A crop is shown whole, a photo
+    People without a face are left out. Pictures are at most `side` pixels wide and high. A crop is shown whole; a photo
     is cut around its largest face. Files that can no longer be read are skipped.
     """
     rows: dict[str, int] = {}

@@ -25,7 +25,7 @@ class _Limit:
         call_after_fork(self)
 
     def after_fork(self) -> None:
-        """Reset the count; called at the start and in a child process."""
+        """Reset the count; called at the start, and again in a child process after a fork."""
         self._lock = threading.Lock()
         self._users = 0
         self._limit: Any = None

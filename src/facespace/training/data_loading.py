@@ -273,7 +273,7 @@ def fingerprint(images: TrainingImages, sources: Sequence[str]) -> str:
 def _files(folder: str) -> list[str]:
     """Return the files that a dataset is read from.
 
-    These are the images in class folders, or the files in the folder itself if it has no such images or is a RecordIO.
+    These are the images in class folders, or the files in the folder itself if it has no such images or a `train.rec`.
     """
     photos = PhotoFiles()
     images = [path for person in visible_names(folder, folders=True) for path in photos_in(folder, person, photos)]

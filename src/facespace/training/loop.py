@@ -393,7 +393,7 @@ class _Run:
 
     @property
     def is_unverified(self) -> bool:
-        """Whether an epoch has just ended after which the recipe's pairs must be measured, and this was not done."""
+        """Whether an epoch has just ended after which the recipe's pairs still have to be measured."""
         epoch, left = divmod(self.progress.step, self.epoch_size)
         now = epoch and not left and (_every(self.recipe.verify_every, epoch) or not self.has_steps_left)
         return bool(now) and self._verifies and self.progress.verified < self.progress.step

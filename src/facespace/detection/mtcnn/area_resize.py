@@ -64,8 +64,8 @@ def _taps(n: int, m: int, shrink: bool) -> tuple[npt.NDArray[np.int64], npt.NDAr
 def _runs(n: int, m: int, shrink: bool, span: int) -> tuple[_Run, ...]:
     """Return the (m, n) matrix that resizes n samples to m, split into blocks of about `span` inputs along its band.
 
-    `shrink` means that neither side of the image grows. It matters even for a side that keeps its length, because the two
-    kinds of weights differ.
+    `shrink` means that neither side of the image grows, so the weights are those of area averaging. It matters even for
+    a side that keeps its length, because the weights of the bilinear variant differ.
     """
     first, taps = _taps(n, m, shrink)
     size = -(-m // max(1, round(n / span)))

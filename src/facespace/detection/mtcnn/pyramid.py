@@ -55,9 +55,9 @@ class Tile(NamedTuple):
 class Layout:
     """Represents the layout of the pyramid of one photo size on its canvases.
 
-    For every canvas, `owners` has the index of each P-Net cell's tile, or −1, and `masks` (H,CANVAS) is 1 where the
-    pooling must ignore the first convolution's output, else 0. `origins` (T,4) are each tile's level, the pixel (y, x) of
-    that level at the canvas's corner, and the level's scale.
+    For every canvas, `owners` has the index of the tile that each P-Net cell belongs to, or −1; `masks` (H,CANVAS) is 1
+    where the pooling must ignore the first convolution's output, else 0. `origins` (T,4) has for each of T tiles its
+    level, the pixel (y, x) of that level at the canvas's corner, and the level's scale.
     """
 
     levels: tuple[Level, ...]
