@@ -263,7 +263,7 @@ def _candidates(
 
 
 def largest_first(labels: npt.NDArray[Any]) -> Labels:
-    """Renumber groups by size, largest first; of equal sizes the one with the earlier face comes first.
+    """Renumber groups by size, largest first. If sizes are equal, the group with the earlier face comes first.
 
     >>> largest_first(np.array([7, 3, 3, 9])).tolist()
     [1, 0, 0, 2]

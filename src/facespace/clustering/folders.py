@@ -249,7 +249,7 @@ def _stem(path: str) -> str:
 
 
 def _file_name(name: str) -> str:
-    """Make a file name of a name: without characters that some system refuses, not hidden, and not a reserved one."""
+    """Make a file name of a name: without characters that some system refuses, not hidden, and not a reserved name."""
     cleaned = "".join("_" if letter in _UNNAMED or ord(letter) < 32 else letter for letter in name).strip(". ") or "_"
     while len(os.fsencode(cleaned)) > 200:
         cleaned = cleaned[:-1]

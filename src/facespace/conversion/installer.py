@@ -66,7 +66,7 @@ def add(file: Path, card: ModelCard, *, sha256: str | None = None, unverified: b
 def download(card: ModelCard, *, progress: Progress | None = None) -> Installed:
     """Download a model's published file, verify it, and install the model.
 
-    Nothing is downloaded for a model that is already installed. Raises `ModelError`.
+    Nothing is downloaded for a model that is already installed. Raises `ModelError` if the download or the check fails.
     """
     _check_card(card)
     with _exclusive(card), named_in_errors(model_folder(card)):
@@ -85,7 +85,7 @@ def download(card: ModelCard, *, progress: Progress | None = None) -> Installed:
 def download_file(card: ModelCard, folder: Path, *, progress: Progress | None = None) -> tuple[Path, str]:
     """Download and verify a model's published file into `folder`, to be carried elsewhere; return its path and SHA-256.
 
-    Nothing is installed. Raises `ModelError`.
+    Nothing is installed. Raises `ModelError` if the download or the check fails.
     """
     _check_card(card)
     folder.mkdir(parents=True, exist_ok=True)

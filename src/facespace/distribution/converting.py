@@ -151,7 +151,10 @@ def write_in_parts(
     paths: tuple[str, ...],
     compute: Compute,
 ) -> Conversion:
-    """Write the dataset at absolute `paths` in parts, as a `datasets.convert.Write`; `compute` computes the parts of a work."""
+    """Write the dataset at absolute `paths` in parts; `compute` computes the parts of a `Work`.
+
+    With `paths` and `compute` bound, this is a `datasets.convert.Write`.
+    """
     source = (paths, str(folder), plan.to, plan.shard_images, plan.shard_bytes, plan.fingerprint)
     reading, writing = ReadingWork(*source), WritingWork(*source)
     if folder.exists() and not (folder / PARTS).is_dir():

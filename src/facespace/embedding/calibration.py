@@ -109,7 +109,7 @@ class Calibration:
         return min(1.0, base + float(shift))
 
     def random_threshold(self, fmr: float, quality: float | None = None) -> float:
-        """Return the similarity that a share `fmr` of random pairs of different people reaches, without a common photo."""
+        """Return the similarity that a share `fmr` of random pairs of different people, not in one photo, reaches."""
         base = _at(float(fmr), self.fmr, self.similarity)
         if self.look_alikes is not None:
             base += float(self.look_alikes.shift(UNKNOWN_QUALITY if quality is None else quality))

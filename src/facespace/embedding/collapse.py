@@ -57,8 +57,8 @@ def lowest_cosine(vectors: npt.NDArray[Any]) -> float:
 def looks_collapsed(vectors: npt.NDArray[Any]) -> bool:
     """Return whether embeddings (N,D) of faces of different people, or of different pictures, are all alike.
 
-    They are if no two of them have a cosine below 0.9. A trained network is far below: its similarities between
-    strangers are around 0. Fewer than 5 vectors are never called alike. False does not mean that a network is good:
+    They are alike if no two of them have a cosine below 0.9. A trained network is far below: its similarities between
+    strangers are around 0. The result is False for fewer than 5 vectors. False does not mean that a network is good:
     ArcFace networks with random weights have lowest cosines of 0.47 to 0.86 on the pictures. Do not pass vectors of one
     person: a good network may well give them cosines above 0.9.
 

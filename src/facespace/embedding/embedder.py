@@ -172,7 +172,7 @@ class Embedder:
     def collapse_remark(self) -> str:
         """Return a line for the user if the network gives very different pictures nearly the same embedding, else "".
 
-        See `collapse.looks_collapsed`. `load` adds it to `remarks`, except for published weights.
+        See `collapse.looks_collapsed`. `load` adds this line to `remarks`, except for published weights.
         """
         from facespace.embedding.collapse import collapse_remark, different_pictures
 
@@ -183,7 +183,7 @@ class Embedder:
         """Return unit vectors (N,D) float32 of crops (N,S,S,3) uint8 RGB, or a list of crops, from `align` with `spec`.
 
         N may be 0. Raises `ValueError` for another shape or type. Galleries and thresholds need the vectors of
-        `represent`, and refuse these.
+        `represent`, and refuse those of `embed`.
         """
         return self._made(to_unit_length(self.features(crops)), "embed")
 

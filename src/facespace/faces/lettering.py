@@ -216,7 +216,7 @@ def _strong(cluster: str, *, digits: bool = False) -> str:
 
 
 def _in_latin(letter: str) -> str:
-    """Transliterate a letter to Latin letters, or `?`.
+    """Transliterate a letter to Latin letters; the result is `?` if that is not possible.
 
     >>> _in_latin("Ж"), _in_latin(chr(0xE000))
     ('Zh', '?')

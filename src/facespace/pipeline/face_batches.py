@@ -134,8 +134,8 @@ def _with_quality(vectors: npt.NDArray[np.float32], faces: Sequence[Face]) -> np
 def in_chunks(items: Iterable[T], n_pixels: Callable[[T], int], max_images: int = MAX_IMAGES) -> Iterator[list[T]]:
     """Split items into chunks that are worth one batch, bounded in number and in pixels.
 
-    A chunk also ends after every `IMAGES_IN_PART` items. The last bits of a network's output may depend on its batch,
-    so that a part of a long list gives the same results wherever it is computed.
+    A chunk also ends after every `IMAGES_IN_PART` items. So a part of a long list gives the same results wherever it is
+    computed, although the last bits of a network's output may depend on its batch.
 
     >>> [len(chunk) for chunk in in_chunks(range(5), lambda item: 12_000_000)]
     [2, 2, 1]

@@ -55,9 +55,9 @@ def find_images(
 ) -> Iterator[str]:
     """Yield files as given, and all photos below folders, sorted; skip the folder `without` and all below it.
 
-    A file is a photo if its name says so or its content is an image (`io.file_kinds`). Hidden files are skipped. The
-    number of other files left out is reported at the end by a `LeftOutWarning`. A folder without photos, or one that
-    cannot be entered, is yielded itself, so that `process` reports it.
+    A file is a photo if its name says so or its content is an image (`io.file_kinds`). Hidden files are skipped. Other
+    files in folders are left out, and a `LeftOutWarning` reports their number at the end. A folder without photos, or a
+    folder that cannot be entered, is yielded itself, so that `process` reports it.
     """
     photos = PhotoFiles()
     apart = None if without is None else os.path.realpath(without)

@@ -302,8 +302,8 @@ def _has_bfloat16(openvino: Any) -> bool:
 def lowest_precision(precision: Precision) -> str:
     """Return the lowest precision a network may use: `fastest`, `bfloat16` or `float32`.
 
-    `precision` is the caller's choice; `FACESPACE_PRECISION` excludes lower ones. Raises `ValueError` for an unknown
-    precision.
+    `precision` is the caller's choice; `FACESPACE_PRECISION` excludes lower precisions. Raises `ValueError` for an
+    unknown precision.
     """
     if precision not in get_args(Precision):
         raise ValueError(f"precision must be {' or '.join(get_args(Precision))}, got {precision!r}")

@@ -249,10 +249,11 @@ def standardized(images: Tensor, spec: InputSpec, device: torch.device) -> Tenso
 
 
 def fingerprint(images: TrainingImages, sources: Sequence[str]) -> str:
-    """Return the SHA-256 of people, labels, and names and sizes of the dataset's files. It changes with every edit.
+    """Return the SHA-256 of people, labels, and names and sizes of the dataset's files.
 
-    The files are the images in a source's class folders, or the files in the source itself if it has none. Raises
-    `DatasetError` if a source cannot be listed.
+    It changes when files are added, removed, renamed or get another size. The files are the images in a source's class
+    folders, or the files in the source itself if it has no such images or a `train.rec`. Raises `DatasetError` if a
+    source cannot be listed.
     """
     digest = hashlib.sha256()
     for name in images.names:

@@ -64,7 +64,7 @@ class _Slot(Generic[T]):
 
 
 def newest(items: Iterable[T]) -> Generator[T, None, None]:
-    """Yield the newest items of a source that does not wait, and skip items that are already replaced by a newer one.
+    """Yield the newest items of a source that goes on meanwhile; skip items that a newer item has already replaced.
 
     A thread reads the source; its error is raised here, after its last item.
 

@@ -40,7 +40,7 @@ class Seen:
 
     @property
     def kind(self) -> str:
-        """The kind of the event."""
+        """The kind of the event: `known` for a face with a name, else `unknown`."""
         return "known" if self.face.name is not None else "unknown"
 
 
