@@ -137,14 +137,14 @@ def main() -> None:
             print(f"round {turn + 1} of {args.rounds}, load {os.getloadavg()[0]:.1f}", flush=True)
     facenet.close()
 
-    print(f"{'':<40}{'beside':<18}{'ours ms':>9}{'theirs ms':>11}{'ratio':>8}  lowest to highest")
+    print(f"{'':<42}{'beside':<18}{'ours ms':>9}{'theirs ms':>11}{'ratio':>8}  lowest to highest")
     for key, times in ours.items():
         for (peer, kind), others in theirs.items():
             if kind != key[1] or (key[0].startswith("mtcnn") and peer.startswith("OpenCV")):
                 continue
             ratios = [b / a for a, b in zip(times, others, strict=True)]
             print(
-                f"{', '.join(key):<40}{peer:<18}{1000 * statistics.median(times):>9.2f}"
+                f"{', '.join(key):<42}{peer:<18}{1000 * statistics.median(times):>9.2f}"
                 f"{1000 * statistics.median(others):>11.2f}{statistics.median(ratios):>8.2f}"
                 f"  {min(ratios):.2f} to {max(ratios):.2f}"
             )
