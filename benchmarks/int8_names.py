@@ -34,6 +34,43 @@ N_CROPS, ALPHA, BATCH = 300, 0.75, 10
 Ranges = dict[str, tuple[np.ndarray, np.ndarray]]  # least and largest value of each channel
 
 
+def folded(model: Any) -> Any:
+    """The same network with each batch normalization folded into the convolution before it."""
+    graph = model.graph
+    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    maker = {node.output[0]: node for node in graph.node}
+    renamed: dict[str, str] = {}
+    nodes = []
+    for node in graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        before = maker.get(node.input[0]) if node.op_type == "BatchNormalization" else None
+        if before is None or before.op_type != "Conv":
+            nodes.append(node)
+            continue
+        epsilon = next((value.f for value in node.attribute if value.name == "epsilon"), 1e-5)
+        scale, shift, mean, variance = (weights[name].astype(np.float64) for name in node.input[1:5])
+        factor = scale / np.sqrt(variance + epsilon)
+        bias = weights[before.input[2]] * factor if len(before.input) > 2 else 0
+        kernel, new = before.input[1], (f"folded_kernel_{len(renamed)}", f"folded_bias_{len(renamed)}")
+        weights[new[0]] = (weights[kernel] * factor[:, None, None, None]).astype(np.float32)
+        weights[new[1]] = (shift - mean * factor + bias).astype(np.float32)
+        before.input[:] = [before.input[0], *new]
+        renamed[node.output[0]] = before.output[0]
+    return with_parts(model, nodes, weights)
+
+
+def with_parts(model: Any, nodes: list[Any], weights: dict[str, np.ndarray]) -> Any:
+    """The model with these nodes, and those of the weights that they use."""
+    nodes = [type(node).FromString(node.SerializeToString()) for node in nodes]
+    needed = {name for node in nodes for name in node.input}
+    del model.graph.node[:], model.graph.initializer[:]
+    model.graph.node.extend(nodes)
+    model.graph.initializer.extend(
+        numpy_helper.from_array(value, name) for name, value in weights.items() if name in needed
+    )
+    return model
+
+
 def channel_ranges(model: Any, images: np.ndarray) -> Ranges:
     """The least and the largest value of each channel (C,) that goes into each convolution, by the name of the map."""
     model = onnx.load_from_string(model.SerializeToString())
@@ -105,26 +142,17 @@ def in_integers(model: Any, ranges: Ranges) -> bytes:
                 "kernel": np.rint(kernel / steps[:, None, None, None]).astype(np.int8), "steps": steps,
                 "zeros": np.zeros(len(steps), np.int8),
             }  # fmt: skip
-            graph.initializer.extend(numpy_helper.from_array(value, f"{name}_{n}") for name, value in new.items())
-            by = [f"scale_{n}", f"zero_{n}"]
+            weights |= {f"int8_{name}_{n}": value for name, value in new.items()}
+            by = [f"int8_scale_{n}", f"int8_zero_{n}"]
             nodes += [
-                helper.make_node("QuantizeLinear", [node.input[0], *by], [f"uint8_{n}"]),
-                helper.make_node("DequantizeLinear", [f"uint8_{n}", *by], [f"map_{n}"]),
-                helper.make_node("DequantizeLinear", [f"{name}_{n}" for name in ("kernel", "steps", "zeros")], [f"float_{n}"], axis=0),
+                helper.make_node("QuantizeLinear", [node.input[0], *by], [f"int8_rounded_{n}"]),
+                helper.make_node("DequantizeLinear", [f"int8_rounded_{n}", *by], [f"int8_map_{n}"]),
+                helper.make_node("DequantizeLinear", [f"int8_{name}_{n}" for name in ("kernel", "steps", "zeros")], [f"int8_float_{n}"], axis=0),
             ]  # fmt: skip
-            node.input[0], node.input[1] = f"map_{n}", f"float_{n}"
+            node.input[0], node.input[1] = f"int8_map_{n}", f"int8_float_{n}"
         first = first and node.op_type != "Conv"
         nodes.append(node)
-    nodes = [type(node).FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(nodes)
-    needed = {name for node in nodes for name in node.input}
-    kept = [
-        type(tensor).FromString(tensor.SerializeToString()) for tensor in graph.initializer if tensor.name in needed
-    ]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
-    data: bytes = model.SerializeToString()
+    data: bytes = with_parts(model, nodes, weights).SerializeToString()
     return data
 
 
@@ -134,7 +162,7 @@ def main() -> None:
     args = parser.parse_args()
     opened = open_model("sface")
     assert opened.read_onnx is not None
-    model = onnx.load_from_string(opened.read_onnx())
+    model = folded(onnx.load_from_string(opened.read_onnx()))
     crops = sample_crops(args.shared / "data/train_182", opened.spec, N_CROPS)
     images = opened.spec.preprocess(crops, channels_first=True)
     even, ranges = equalized(model, channel_ranges(model, images))
