@@ -95,8 +95,8 @@ def check_gallery(folder: Path, reference: Path) -> None:
     if not path.exists():
         return
     SQLiteStore(path, create=True).close()  # a file without tables is taken for none
-    rows, wanted = gallery_rows(path), gallery_rows(reference / "people.gallery")
-    assert all(same(value, wanted.get(key)) for key, value in rows.items()), (
+    rows, expected = gallery_rows(path), gallery_rows(reference / "people.gallery")
+    assert all(same(value, expected.get(key)) for key, value in rows.items()), (
         "the gallery contains a row that no photo has"
     )
 
@@ -115,11 +115,11 @@ def metrics(run: Path) -> list[dict[str, Any]]:
 def check_run(folder: Path, reference: Path) -> None:
     run = folder / "run"
     for name in ("recipe.toml", "model"):
-        there, wanted = run / name, reference / "run" / name
+        there, expected = run / name, reference / "run" / name
         if there.is_file():
-            assert there.read_bytes() == wanted.read_bytes(), name
+            assert there.read_bytes() == expected.read_bytes(), name
         elif there.is_dir():
-            assert contents(there) == contents(wanted), name
+            assert contents(there) == contents(expected), name
     if (run / "run.json").exists():
         json.loads((run / "run.json").read_text())
     if (latest := checkpoint.latest(run / "checkpoints")) is not None:

@@ -116,9 +116,7 @@ def equalized(model: Any, ranges: Ranges) -> tuple[Any, Ranges]:
         across = scale[:, None, None, None] if depthwise else scale[None, :, None, None]
         weights[after.input[1]] = (kernel * across).astype(np.float32)
         ranges[after.input[0]] = low / scale, high / scale
-    del graph.initializer[:]
-    graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in weights.items())
-    return model, ranges
+    return with_parts(model, list(graph.node), weights), ranges
 
 
 def in_integers(model: Any, ranges: Ranges) -> bytes:

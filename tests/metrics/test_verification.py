@@ -32,7 +32,7 @@ def slow_accuracy(distances, same, found, chosen, threshold) -> float:
 
 
 def slow_far_threshold(impostors, target: float) -> float | None:
-    """Return the largest distance usable as threshold without exceeding the target; None if there is none."""
+    """Return the largest distance usable as threshold without exceeding the target; None if that target is less than one pair."""
     if target * len(impostors) < 1 - 1e-9:
         return None
     fitting = [t for t in impostors if sum(d < t for d in impostors) / len(impostors) <= target + 1e-12]

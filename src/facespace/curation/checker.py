@@ -41,7 +41,7 @@ SHARED_RATE = 0.01  # the share of identities that may wrongly be called shared
 class Labels:
     """How well N images fit their labels, with P identities.
 
-    `own` (N,) is the similarity to the centre of the other images of the image's own identity, NaN if there are none.
+    `own` (N,) is the similarity to the centre of the other images of the image's own identity, NaN without other images.
     `other` (N,) and `nearest` (N,) are the similarity and the label of the nearest other centre (−1 if no other centre exists).
     `far` and `closer` (N,) are the two reasons to suspect a label. `centres` (P,D) are unit vectors of `counts` (P,)
     pictures each, zero for an identity without images. `same_people` lists pairs of identities with similar centres and

@@ -66,7 +66,7 @@ def open_dataset(source: Source | Sequence[Source]) -> LabelledImages:
 
 
 def paths_of(source: Source | Sequence[Source]) -> list[str]:
-    """Return the paths that `open_dataset` opens for `source`; raises `DatasetError` if there is none."""
+    """Return the paths that `open_dataset` opens for `source`; raises `DatasetError` for an empty source."""
     sources = [source] if isinstance(source, (str, os.PathLike)) else list(source)
     paths = [path for one in sources for path in _parted(os.fspath(one))]
     if not paths:

@@ -353,7 +353,7 @@ def _choice(variable: str, allowed: tuple[str, ...]) -> str | None:
 
 @functools.cache
 def _openvino() -> tuple[Any, str]:
-    """Return (OpenVINO's CPU device in ONNX Runtime, ""), or (None, the reason why there is none)."""
+    """Return (OpenVINO's CPU device in ONNX Runtime, ""), or (None, the reason why it cannot be used)."""
     try:
         plugin = importlib.import_module("onnxruntime_ep_openvino")
     except ImportError:
