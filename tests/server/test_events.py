@@ -216,6 +216,36 @@ def test_a_person_who_is_erased_is_forgotten(events: Events, state: State) -> No
     assert sorted(found) == [("default", "8"), ("default", "8"), ("staff", "7"), ("staff", "8")]
 
 
+def test_other_workers_forget_too(events: Events, tmp_path: Path) -> None:
+    begin = events.newest()
+    for person in (ANNA, BEN):
+        events.emit("enrolled", "default", {"person": person})
+    wait_until(lambda: events.newest() == begin + 2)
+    code = (
+        "import sys\nfrom facespace.server.events import Events\nfrom facespace.server.state import State\n"
+        "Events(State(sys.argv[1])).forget('default', '7')\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "state")], check=True, timeout=60)
+    wait_until(lambda: [event.person for event in events.after(begin)] == ["8"])
+
+
+def test_an_event_that_is_just_read_does_not_outlive_its_person(
+    events: Events, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin, opened = events.newest(), events._event
+
+    def read_slowly(row: tuple[object, ...]) -> Event:
+        time.sleep(0.3)
+        return opened(row)
+
+    monkeypatch.setattr(events, "_event", read_slowly)
+    events.emit("enrolled", "default", {"person": ANNA})
+    time.sleep(0.1)  # the background thread has read the row by now
+    events.forget("default", "7")
+    time.sleep(0.5)
+    assert events.after(begin) == []
+
+
 def test_old_events_are_deleted(events: Events, state: State, monkeypatch: pytest.MonkeyPatch) -> None:
     begin = events.newest()
     for _ in range(5):

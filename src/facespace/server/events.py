@@ -43,6 +43,7 @@ _POLL = 0.25  # seconds until the file is read for events of other workers
 _PRUNE = 60.0  # seconds between two deletions of old events
 _RECENT = 2000  # events kept in memory, so that listeners that keep up need no query
 _LISTENS_ON = 60.0  # seconds for which a request for a list counts as a listener
+_FORGOTTEN = "forgotten"  # the mark that counts the calls of `forget` by all workers
 _RENEW = 5.0  # seconds after which a worker records again that it has listeners
 
 _TABLES = """
@@ -156,11 +157,12 @@ class Events:
                 (int(time.time() * 1000),),
             )
         self._lock = threading.Condition()
-        self._writing = threading.Lock()  # held while people seen are written: no event reappears after `forget`
+        self._writing = threading.Lock()  # held while events are written or read: none reappears after `forget`
         self._waiting: deque[tuple[float, str, str, str | None, str]] = deque(maxlen=MAX_WAITING)
         self._recent: deque[Event] = deque(maxlen=_RECENT)
-        self._last = self._newest()
+        self._last = self.newest_in_file()
         self._recent_after = self._last  # `_recent` contains all events after this number
+        self._n_forgotten = self.mark(_FORGOTTEN) or 0
         self._listeners: set[Listener] = set()
         self._callbacks: list[Callable[[], None]] = []
         self._forgetters: list[Callable[[Connection, str, str | None], None]] = []
@@ -237,12 +239,18 @@ class Events:
                 )
                 for forget in self._forgetters:
                     forget(connection, collection, person)
+                _set_mark(connection, _FORGOTTEN, (self.mark(_FORGOTTEN) or 0) + 1)  # other workers empty their memory
 
     # Reading and listening
 
     def newest(self) -> int:
         """Return the number of the newest event that this worker has seen."""
         return self._last
+
+    def newest_in_file(self) -> int:
+        """Return the number of the newest event of all workers. One that was just emitted may be unknown to `newest`."""
+        ((newest,),) = self._state.rows("SELECT seq FROM sqlite_sequence WHERE name = 'event'")
+        return int(newest)
 
     def after(self, number: int, limit: int = 100, event_filter: EventFilter | None = None) -> list[Event]:
         """Return up to `limit` events with higher numbers, oldest first, from memory or else from the file."""
@@ -263,7 +271,7 @@ class Events:
         if event_filter is not None and event_filter.person is not None:
             where.append("person = ?")
             values.append(event_filter.person)  # type: ignore[arg-type]
-        newest = self._newest()
+        newest = self.newest_in_file()
         rows = self._state.rows(
             f"SELECT number, kind, collection, person, body FROM event WHERE {' AND '.join(where)}"  # noqa: S608
             " ORDER BY number LIMIT ?",
@@ -412,20 +420,26 @@ class Events:
 
     def _take_new(self) -> None:
         while True:
-            rows = self._state.rows(
-                "SELECT number, kind, collection, person, body FROM event WHERE number > ? ORDER BY number LIMIT ?",
-                (self._last, _RECENT),
-            )
-            if not rows:
+            with self._writing:
+                n_forgotten = self.mark(_FORGOTTEN) or 0
+                rows = self._state.rows(
+                    "SELECT number, kind, collection, person, body FROM event WHERE number > ? ORDER BY number LIMIT ?",
+                    (self._last, _RECENT),
+                )
+                events = [self._event(row) for row in rows]
+                with self._lock:
+                    if n_forgotten != self._n_forgotten:
+                        self._n_forgotten = n_forgotten
+                        self._recent.clear()
+                        self._recent_after = self._last
+                    for event in events:
+                        if len(self._recent) == _RECENT:
+                            self._recent_after = self._recent[0].number
+                        self._recent.append(event)
+                        self._last = event.number
+                    listeners = list(self._listeners)
+            if not events:
                 return
-            events = [self._event(row) for row in rows]
-            with self._lock:
-                for event in events:
-                    if len(self._recent) == _RECENT:
-                        self._recent_after = self._recent[0].number
-                    self._recent.append(event)
-                    self._last = event.number
-                listeners = list(self._listeners)
             for listener in listeners:
                 listener.wake()
             for callback in self._callbacks:
@@ -471,10 +485,6 @@ class Events:
                 connection.execute("DELETE FROM event WHERE number <= ?", (last,))
                 _set_mark(connection, "pruned", last)
             connection.execute("DELETE FROM event_listener WHERE until < ?", (time.time(),))
-
-    def _newest(self) -> int:
-        ((newest,),) = self._state.rows("SELECT seq FROM sqlite_sequence WHERE name = 'event'")
-        return int(newest)
 
     def _listened_until(self) -> float:
         ((until,),) = self._state.rows("SELECT max(until) FROM event_listener")

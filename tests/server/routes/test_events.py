@@ -78,7 +78,6 @@ def stream(client: httpx.Client, headers: dict[str, str] | None = None, **params
 
 def test_events_come_as_they_happen(client: httpx.Client, service: Service) -> None:
     emit(service)  # before there is a listener
-    wait_until(lambda: service.events.after(0))
     with stream(client) as listening:
         assert listening.answer.headers["content-type"].startswith("text/event-stream")
         assert listening.answer.headers["cache-control"] == "no-store"
@@ -93,6 +92,18 @@ def test_events_come_as_they_happen(client: httpx.Client, service: Service) -> N
     assert found["person"] == ANNA
     assert "\u2028" not in second["data"] and found["actor"] == "key 1"
     wait_until(lambda: not service.events._listeners)
+
+
+def test_a_stream_begins_after_all_events_in_the_file(
+    client: httpx.Client, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as context:
+        context.setattr(service.events, "_take_new", lambda: None)  # this worker is slow to read the event
+        emit(service, "enrolled")
+        with stream(client) as listening:
+            context.undo()
+            emit(service, "removed")
+            assert listening.take(1)[0]["event"] == "removed"
 
 
 def test_a_client_that_comes_back_misses_nothing(client: httpx.Client, service: Service) -> None:

@@ -135,7 +135,8 @@ async def stream_events(
     text = last_event_id or after
     if text is not None and not text.isdecimal():
         raise Problem(422, "invalid", f"Last-Event-ID must be the id of an event, got {text[:19]!r}")
-    number = None if text is None else min(int(text), _LARGEST)
+    # Before there is a listener: no event that was emitted earlier is sent, and every later one is.
+    begin = await asyncio.to_thread(events.newest_in_file) if text is None else min(int(text), _LARGEST)
     try:
         listener = events.listen(caller.key_id or "")
     except RuntimeError as error:
@@ -144,7 +145,7 @@ async def stream_events(
         raise busy(str(error), 10) from None
     end = time.monotonic() + wait if wait is not None else None
     return StreamingResponse(
-        _stream(service, listener, caller, event_filter, number, end),
+        _stream(service, listener, caller, event_filter, begin, end, resumed=text is not None),
         media_type="text/event-stream",
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
     )
@@ -185,15 +186,15 @@ async def _stream(
     listener: Listener,
     caller: Caller,
     event_filter: EventFilter,
-    number: int | None,
+    number: int,
     end: float | None,
+    *,
+    resumed: bool,
 ) -> AsyncIterator[bytes]:
     events: Events = service.events
     try:
         yield f"retry: {_RETRY}\n\n".encode()
-        if number is None:
-            number = events.newest()
-        elif await asyncio.to_thread(events.missed_before, number):
+        if resumed and await asyncio.to_thread(events.missed_before, number):
             yield b"event: missed\ndata: {}\n\n"
         checked = sent = time.monotonic()
         while not events.closed:
