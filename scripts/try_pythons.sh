@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Installs a built wheel, outside the clone, on each installed Python from 3.10 to 3.13, and runs doctor, the demo and the
-# tests in a copy of tests/ (except the one that reads the sources).   Usage: scripts/try_pythons.sh WHEEL [PYTHON...]
+# tests in a copy of the clone without src/ (except the test that reads it).   Usage: scripts/try_pythons.sh WHEEL [PYTHON...]
 set -euo pipefail
 wheel=$(realpath "${1:?usage: scripts/try_pythons.sh WHEEL [PYTHON...]}")
 shift
 clone=$(realpath "$(dirname "$0")/..")
 work=$(mktemp -d)
+chmod 755 "$work" # some tests start a process as another user
 trap 'rm -rf "$work"' EXIT
 if [ $# -eq 0 ]; then
   for minor in 10 11 12 13; do
@@ -24,7 +25,7 @@ for python in "$@"; do
   rm -rf venv run && mkdir run
   "$python" -m venv venv
   if venv/bin/python -m pip install --quiet --disable-pip-version-check -c "$clone/constraints.txt" "$wheel[ci]" 2>install.log &&
-    cp -r "$clone/tests" run/ && cp "$clone/pyproject.toml" run/ && cd run &&
+    (cd "$clone" && git ls-files -z -- . ':!src' | xargs -0 cp --parents -t "$work/run") && cd run &&
     ../venv/bin/facespace doctor >doctor.log && ../venv/bin/facespace demo >demo.log &&
     FACESPACE_SHARED=/nonexistent CI= ../venv/bin/python -m pytest -q -n 2 tests --ignore tests/test_architecture.py >tests.log 2>&1; then
     echo "Python $version: ok, $(tail -1 demo.log | cut -d. -f1), $(tail -1 tests.log)"

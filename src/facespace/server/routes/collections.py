@@ -176,7 +176,10 @@ async def change_collection(request: Request, caller: Admin, name: str, patch: C
     responses=problems(),
 )  # fmt: skip
 async def erase_collection(request: Request, caller: Admin, name: str) -> Response:
-    """Erase a collection: people, removed people, unnamed and ignored faces, settings and log. This cannot be undone."""
+    """Erase a collection: people, removed people, unnamed and ignored faces, settings and log. This cannot be undone.
+
+    The collection `default` is created again, empty, when it is used next.
+    """
     service = service_of(request)
     gallery = await _named(service, name)
 
