@@ -37,6 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     args = parser.parse_args()
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # with it every process would compile every module again
     facespace = str(Path(sys.executable).with_name("facespace"))
     album = sorted((args.shared / "data/album/known").iterdir())[0]
     sets = {

@@ -1,7 +1,7 @@
 """Seconds and peak memory of `facespace identify PHOTO --gallery G` as a new process: medians.
 
 With the network that a first run stored (`runtime/kept_networks.py`), without it, and if it cannot be stored. Each process is
-new; files are in the system's cache. The peak is what the kernel counted (`ru_maxrss`). Plain Python and `facespace --help`
+new; files are in the system's cache, and modules are compiled already. The peak is what the kernel counted (`ru_maxrss`). Plain Python and `facespace --help`
 are measured for comparison.
 """
 
@@ -45,6 +45,7 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     parser.add_argument("--runs", type=int, default=11)
     args = parser.parse_args()
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # with it every process would compile every module again
     facespace = [sys.executable, "-m", "facespace"]
     people = sorted((args.shared / "data/album/known").iterdir())
     photo = sorted(people[0].iterdir())[8]

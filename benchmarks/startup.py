@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import subprocess
 import sys
@@ -27,6 +28,7 @@ def loaded(code: str) -> list[str]:
 
 
 def main() -> None:
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # with it every process would compile every module again
     command = str(Path(sys.executable).with_name("facespace"))
     bare = median([sys.executable, "-c", "pass"])
     imported = median([sys.executable, "-c", "import facespace"])

@@ -316,6 +316,15 @@ def test_the_picture_shows_the_measurements(bench, tmp_path):
         bench_picture.draw(summary, tmp_path / "three.svg")
 
 
+def test_no_peer_compiles_its_modules_in_every_process(bench, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.setenv("PYTHONPATH", "src")
+    peers = bench.environments.all_peers()
+    ours, theirs = (bench.environments.Environment(peers[name], tmp_path).environ for name in ("facespace", "opencv"))
+    assert "PYTHONDONTWRITEBYTECODE" not in ours and "PYTHONDONTWRITEBYTECODE" not in theirs
+    assert ours["PYTHONPATH"] == "src" and "PYTHONPATH" not in theirs
+
+
 def test_every_peer_is_described(bench):
     peers = bench.environments.all_peers()
     assert list(peers)[:2] == ["facespace", "facespace-2018"]

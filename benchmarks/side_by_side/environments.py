@@ -113,7 +113,9 @@ class Environment:
 
     @property
     def environ(self) -> dict[str, str]:
-        values = {key: value for key, value in os.environ.items() if self.peer.project or key != "PYTHONPATH"}
+        # With PYTHONDONTWRITEBYTECODE each process would compile every module again.
+        left_out = {"PYTHONDONTWRITEBYTECODE"} | (set() if self.peer.project else {"PYTHONPATH"})
+        values = {key: value for key, value in os.environ.items() if key not in left_out}
         values["NODE_PATH"] = str(self.folder / "node_modules")
         return values
 
