@@ -3,7 +3,8 @@
 Photos are enlarged to 12 megapixels with some noise, because enlarged photos would be too smooth: those of data/photos and
 data/groups, one of each known person of data/album, and some strangers. Before: decoded at full size, searched with 6
 megapixels. Now: decoded and searched at half of the size, with a second look at small candidates, and decoded
-again for the crops of small faces. Rounds alternate.
+again for the crops of small faces. Rounds alternate. Then what takes the processor's time: reading alone, the search without
+the second look, all of detection, and crops with embeddings.
 
 Last, 300 faces of LFW view 1, reduced so that they are as sharp as their size allows, on a picture of 4096x3072: the
 share of them that is found, by the longer side of their box.
@@ -16,15 +17,16 @@ import io
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 import facespace
-from facespace.detection.yunet import YuNet
-from facespace.faces.face import overlaps
+from facespace.detection.yunet import YuNet, _chosen
+from facespace.faces.face import Face, overlaps
 
 PIXELS = 12_200_000
 SIZES = (16, 20, 24, 28, 32, 36, 40, 48, 60, 80)
@@ -75,6 +77,44 @@ def compare_speed(paths: list[Path], detectors: dict[str, YuNet], embedder: face
         before, now = medians.values()
         print(
             f"{what:<18}{told}; {before[0] / now[0]:.2f} times, of the processor {before[1] / now[1]:.2f}", flush=True
+        )
+
+
+class _Reading(YuNet):
+    """Finds nothing, so that only reading takes time."""
+
+    def detect_reduced(self, photos: Sequence[np.ndarray], reductions: Sequence[int]) -> list[list[Face]]:
+        del reductions
+        return [[] for _ in photos]
+
+
+class _FirstLook(YuNet):
+    """Detects without the second look at small and uncertain faces."""
+
+    def _refined(self, photos: Any, found: Sequence[Any], reductions: Any = None) -> list[Any]:
+        del photos, reductions
+        return [_chosen(one, one.scores >= self.min_score) for one in found]
+
+
+def print_stages(paths: list[Path], embedder: facespace.Embedder, rounds: int) -> None:
+    """Print the processor seconds a photo of each stage, as differences of medians."""
+    for name, base in (("before", Before), ("now", YuNet)):
+        reading = type("Reading", (_Reading, base), {})()
+        first, whole = type("FirstLook", (_FirstLook, base), {})(), base()
+        works: list[tuple[YuNet, facespace.Embedder | None]] = [
+            (reading, None), (first, None), (whole, None), (whole, embedder)
+        ]  # fmt: skip
+        times = [
+            [seconds(lambda d=detector, e=one: list(facespace.process(paths, d, e)))[1] for detector, one in works]
+            for _ in range(rounds)
+        ]
+        medians = np.array([statistics.median(part) for part in zip(*times, strict=True)]) / len(paths)
+        stages = np.diff(medians, prepend=0)
+        n_faces = sum(len(photo.faces) for photo in facespace.process(paths, whole)) / len(paths)
+        print(
+            f"{name:<7}processor seconds a photo: reading {stages[0]:.3f}, search {stages[1]:.3f}, "
+            f"second look {stages[2]:.3f}, crops and embeddings of {n_faces:.1f} faces {stages[3]:.3f}",
+            flush=True,
         )
 
 
@@ -195,6 +235,7 @@ def main() -> None:
             print(f"\n{name}: {len(paths)} JPEGs of about {PIXELS / 1e6:.0f} megapixels")
             compare_faces(paths, detectors, embedder, gallery)
             compare_speed(paths[:12], detectors, embedder, args.rounds)
+            print_stages(paths[:12], embedder, min(args.rounds, 3))
     print("\nfaces of LFW view 1, 300 on 4096x3072")
     compare_recall(args.shared, detectors)
 
