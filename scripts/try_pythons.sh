@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs a built wheel, outside the clone, on each installed Python from 3.10 to 3.13, and runs doctor, the demo and the
-# tests in a copy of the clone without src/ (except the test that reads it).   Usage: scripts/try_pythons.sh WHEEL [PYTHON...]
+# tests in a copy of the clone without src/ (except the tests that read it).  Usage: scripts/try_pythons.sh WHEEL [PYTHON...]
 set -euo pipefail
 wheel=$(realpath "${1:?usage: scripts/try_pythons.sh WHEEL [PYTHON...]}")
 shift
@@ -27,7 +27,8 @@ for python in "$@"; do
   if venv/bin/python -m pip install --quiet --disable-pip-version-check -c "$clone/constraints.txt" "$wheel[ci]" 2>install.log &&
     (cd "$clone" && git ls-files -z -- . ':!src' | xargs -0 cp --parents -t "$work/run") && cd run &&
     ../venv/bin/facespace doctor >doctor.log && ../venv/bin/facespace demo >demo.log &&
-    FACESPACE_SHARED=/nonexistent CI= ../venv/bin/python -m pytest -q -n 2 tests --ignore tests/test_architecture.py >tests.log 2>&1; then
+    FACESPACE_SHARED=/nonexistent CI= ../venv/bin/python -m pytest -q -n 2 tests --ignore tests/test_architecture.py \
+      --deselect tests/test_delivery.py::test_the_build_stage_gets_the_sources_of_the_wheel >tests.log 2>&1; then
     echo "Python $version: ok, $(tail -1 demo.log | cut -d. -f1), $(tail -1 tests.log)"
   else
     status=1
