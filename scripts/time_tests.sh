@@ -4,6 +4,7 @@
 set -euo pipefail
 clone=$(cd "$(dirname "$0")/.." && pwd)
 work=$(mktemp -d)
+chmod 755 "$work" # some tests start a process as another user
 trap 'rm -rf "$work"' EXIT
 if [ "${1:-}" = --cold ]; then
   export PIP_CACHE_DIR="$work/pip" UV_CACHE_DIR="$work/uv"
