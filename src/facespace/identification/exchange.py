@@ -29,6 +29,10 @@ _UNDOABLE_PHOTOS = (
 Progress = Callable[[int, int], None]
 
 
+class NoModel(GalleryError):
+    """The collection stores no model, because nobody was enrolled in it yet."""
+
+
 def export_gallery(store: Store, path: Path, *, progress: Progress | None = None) -> Header:
     """Write all people of an open collection atomically to a file; return the file's header.
 
@@ -88,10 +92,10 @@ def _check_same_model(store: Store, stored: Any, path: Path, model: dict[str, An
 
 
 def stored_model(store: Store) -> dict[str, Any]:
-    """Return the model of a collection's vectors; raise `GalleryError` if none is stored yet, or it is damaged."""
+    """Return the model of a collection's vectors. Raise `NoModel` if none is stored yet, `GalleryError` if it is damaged."""
     stored = store.setting("embedder")
     if stored is None:
-        raise GalleryError(f"{store.name}: no people are enrolled in the collection {store.collection!r}")
+        raise NoModel(f"{store.name}: no people are enrolled in the collection {store.collection!r}")
     if isinstance(stored, dict) and "unfinished" in stored:
         raise GalleryError(f"{store.name}: incomplete; run the command that was filling it again")
     try:

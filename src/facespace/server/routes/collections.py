@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from facespace.defaults import DEFAULT_RATE
 from facespace.errors import FacespaceError, GalleryError
-from facespace.identification.exchange import export_gallery, import_gallery
+from facespace.identification.exchange import NoModel, export_gallery, import_gallery
 from facespace.identification.gallery import Gallery
 from facespace.identification.stores.protocol import NoSuchCollection
 from facespace.identification.stores.records import Counts
@@ -284,12 +284,8 @@ def _exported(service: Service, gallery: Gallery) -> Any:
         path = Path(folder) / "people.facespace"
         try:
             export_gallery(gallery.store, path)
-        except NoSuchCollection:
-            raise
-        except GalleryError as error:
-            if "no people are enrolled" in str(error):
-                raise Problem(409, "conflict", without_store(error)) from None
-            raise
+        except NoModel as error:
+            raise Problem(409, "conflict", without_store(error)) from None
         return path.open("rb")
 
 
