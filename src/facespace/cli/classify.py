@@ -281,7 +281,10 @@ def _portraits(people: People, classifier: Classifier, embedder: Embedder) -> di
 
 
 def _known(output: Path, embedder: Embedder) -> dict[str, npt.NDArray[np.float32]]:
-    """Return the embeddings of the classifier in `output`, by digest; empty if no classifier of this model is there."""
+    """Return the embeddings that the classifier in `output` was fitted to, by the digests of their photos or crops.
+
+    Return an empty dictionary if there is no classifier, or if another model made its embeddings.
+    """
     from facespace.embedding.compatibility import other_model
     from facespace.identification.classifier import Classifier
 

@@ -99,7 +99,10 @@ def copies_between(images: Pictures, others: Pictures) -> list[Copy]:
 def _near(
     embeddings: Floats, thumbnails: npt.NDArray[np.uint8], others: tuple[Floats, npt.NDArray[np.uint8]] | None = None
 ) -> Iterator[tuple[int, int, float, float]]:
-    """Yield near copies (i, j, similarity, correlation); j is in `others`, or without them an image before i."""
+    """Yield near copies as (i, j, similarity of embeddings, correlation of thumbnails).
+
+    j is the index of an image in `others`. If `others` is None, it is an image of the same set with j < i.
+    """
     their_embeddings, their_thumbnails = others or (embeddings, thumbnails)
     for top in range(0, len(embeddings), _ROWS):
         rows = embeddings[top : top + _ROWS]

@@ -338,10 +338,10 @@ def _quantized(read: Callable[[], bytes], ranges: Any, source: str) -> bytes:
 
 
 def _kept_at(opened: OpenedModel) -> tuple[Path, str] | None:
-    """Return the folder and the name under which the optimised network of weights that come with facespace is kept.
+    """Return where the optimised network is kept, as (folder, name), if the model's weights come with facespace.
 
-    Returns None for other models, which are read every time: detecting that a file was changed takes as long as keeping
-    the network would save. Raises `ModelError` if the weights are missing or changed.
+    Returns None for other models. Their networks are not kept, because checking whether a file was changed would take
+    all the time that is saved. Raises `ModelError` if the weights are missing or changed.
     """
     if opened.card is None or opened.card.wheel or opened.record is not None:
         return None

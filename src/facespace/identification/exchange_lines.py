@@ -33,7 +33,9 @@ _PHOTO = {"digest", "source", "made_by", "added", "quality", "metadata", "crop",
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The header of an export: `model` as in `compatibility.model_of`, the collection, its `settings`, and counts."""
+    """The header of an export: the model of the vectors (as returned by `compatibility.model_of`), the collection and its
+    settings, and the numbers of people, photos and kept crops.
+    """
 
     model: dict[str, Any]
     collection: str

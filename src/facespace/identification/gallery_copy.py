@@ -202,8 +202,8 @@ def _copy_collection(store: Store, target: Store, source: str, progress: Progres
 def begin(target: Store, model: dict[str, Any], making: str) -> None:
     """Begin to fill an empty collection, or continue after an interruption; no embedder can open it before `finish`.
 
-    `making` describes what is being written. Raise `GalleryError` if the collection has people that were not written
-    by the same operation.
+    `making` names the operation: a later call with the same text continues it. Raise `GalleryError` if the collection has
+    people that another operation wrote.
     """
     name = f"{model['model']} (not whole yet: start the same command again)"
     marked = {"model": name, "unfinished": model, "making": making}

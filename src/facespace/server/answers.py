@@ -94,7 +94,7 @@ class Answers:
             connection.execute("DELETE FROM answer WHERE owner = ? AND status IS NULL", (owner,))
 
     def erase(self, collection: str) -> None:
-        """Erase the contents of a collection's answers, which may name people. The records that they were given remain."""
+        """Erase the contents of a collection's answers, which may name people. It stays recorded that they were given."""
         with self._state.transaction() as connection:
             connection.execute(
                 "UPDATE answer SET status = ?, headers = NULL, body = NULL WHERE collection = ? AND status IS NOT NULL",

@@ -21,7 +21,10 @@ _COLUMNS = "id, at, actor, key, action, collection, path, status, address, reque
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """One line of the audit log: `at` in seconds since 1970 (UTC), `action` the operation, `status` its HTTP status."""
+    """One line of the audit log.
+
+    `at` is the time in seconds since 1970 (UTC), `action` is the operation, and `status` is the HTTP status of its answer.
+    """
 
     id: int
     at: float

@@ -116,7 +116,8 @@ class Webhooks:
         label: str = "",
         created_by: str = "",
     ) -> NewWebhook:
-        """Make a webhook for events from now on. A missing `kinds`, `collection` or `person` selects all.
+        """Make a webhook for events from now on. Without `kinds`, `collection` or `person` it gets events of
+        every kind, collection or person.
 
         Raise `TargetRefused` for a target that webhooks must not go to; `ValueError` for an unknown kind, a label that
         is too long, or too many webhooks.

@@ -54,7 +54,10 @@ def update_templates(store: SqlStore, cursor: Cursor, people: Sequence[int]) -> 
 
 
 def update_all_templates(store: SqlStore, cursor: Cursor) -> None:
-    """Recompute the rows of all people with several photos; rows of one photo do not depend on the setting `templates`."""
+    """Recompute the search rows of all people with several photos, after the setting `templates` was changed.
+
+    People with a single photo have the same row with every setting.
+    """
     rows = cursor.rows(
         "SELECT face.person FROM face JOIN person ON person.id = face.person WHERE face.gone IS NULL AND person.gone IS NULL"
         " AND person.collection = ? GROUP BY face.person HAVING count(*) > 1",

@@ -49,12 +49,13 @@ _CLEANUP_INTERVAL = 64  # changes between two deletions of old enrolments and in
 
 @dataclass
 class Intent:
-    """The effects of a change, carried out once it is committed; `head` is the head after it.
+    """What a change does to the points of a gallery. It is carried out once the change is committed.
 
-    `people` and `photos` are pairs of fields and the points that get them. `added_rows` and `deleted_rows` are points of
-    search rows, `logs` the points of the change's lines in the log, `undone` the line that the change undoes, and
-    `forgotten` pairs of texts and the lines that get them. `erased` are points by collection. `new_records`, `new_photos`
-    and `new_rows` are the points to stage.
+    `head` is the gallery's head after the change. `people` and `photos` are pairs (fields, points): these points get these
+    fields. `added_rows` and `deleted_rows` are search rows that appear and disappear. `logs` are the lines that the change
+    adds to the log, and `undone` is the line that it undoes. `forgotten` are pairs (text, lines): the text replaces that of
+    these log lines. `erased` are points to delete, by collection. `new_records`, `new_photos` and `new_rows` are points that
+    are written as `staged` before the commit.
     """
 
     head: Head

@@ -99,7 +99,7 @@ async def list_webhooks(request: Request, caller: Admin) -> Any:
     status_code=201, responses=problems(),
 )  # fmt: skip
 async def create_webhook(request: Request, body: WebhookRequest, caller: Admin) -> Any:
-    """Create a webhook, which gets the selected events from now on. Only this answer contains the secret that signs them.
+    """Create a webhook, which gets the selected events from now on. Only this answer contains the secret that signs its events.
 
     A target on this machine or in a private network is refused, unless the service was started with
     `--allow-private-webhooks`.
