@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import shlex
@@ -23,6 +24,7 @@ from facespace.cli.legacy import (  # noqa: E402
     recipes as legacy_recipes,
     trainers,
 )
+from facespace.datasets.pairs.lists import read_lfw_pairs  # noqa: E402
 from facespace.errors import DatasetError, RecipeError, RuntimeUnavailable  # noqa: E402
 from facespace.models.folder import read_record  # noqa: E402
 from facespace.training import recipe as recipes  # noqa: E402
@@ -318,3 +320,21 @@ def test_folds_stay_even() -> None:
         (0, 2)
     ] * 3
     assert lfw_recipe_keys.even_folds(None, same, usable).tolist() == usable.tolist()
+
+
+def test_folds_that_cannot_be_made_are_not_those_of_the_list(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_pairs(tmp_path / "pairs.txt", ("A", "B"), n_folds=2, n_each=2)
+    for name in read_lfw_pairs(tmp_path / "pairs.txt").photos:
+        (tmp_path / "lfw" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (160, 160)).save(tmp_path / "lfw" / f"{name}.png")
+    arguments = argparse.Namespace(
+        lfw_dir=str(tmp_path / "lfw"), lfw_pairs=str(tmp_path / "pairs.txt"), lfw_nrof_folds=4, image_size=160
+    )
+    keys = lfw_recipe_keys.keys_of(arguments, tmp_path / "own.csv")
+    assert "all pairs are scored at the best threshold" in capsys.readouterr().err
+    assert keys["verify_pairs"] == str(tmp_path / "own.csv")
+    assert (tmp_path / "own.csv").read_text().splitlines()[0] == "a,b,same,person_a,person_b"
+    arguments.lfw_nrof_folds = 2
+    assert lfw_recipe_keys.keys_of(arguments, tmp_path / "other.csv")["verify_pairs"] == str(tmp_path / "pairs.txt")

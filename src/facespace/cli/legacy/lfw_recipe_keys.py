@@ -39,7 +39,7 @@ def keys_of(arguments: argparse.Namespace, own_list: Path) -> dict[str, Any]:
     there = np.array([file is not None for file in files])
     kept = even_folds(pairs.fold, pairs.same, there[pairs.first] & there[pairs.second])
     n_out = int((~kept).sum())
-    if n_out or (pairs.fold is not None and pairs.fold.tolist() != _fold(read_lfw_pairs(path))):
+    if n_out or _fold(pairs) != _fold(read_lfw_pairs(path)):
         own_list.parent.mkdir(parents=True, exist_ok=True)
         write_list(own_list, pairs, kept)
         path = own_list
