@@ -139,9 +139,9 @@ def summarize(rows: Sequence[Row], *, n_here: int, seconds: float) -> Summary:
 def write_more_tables(
     out: Path, record: CropRecord, *, parquet: bool = False, bounding_boxes: bool = False
 ) -> list[Row]:
-    """Write the finished table of `out` as Parquet or as bounding boxes too, if requested, and return its rows.
+    """Also write the finished table of `out` as Parquet and as bounding boxes, each if requested; return its rows.
 
-    This call holds the lock of `out`, because another process that finishes there removes all unfinished files.
+    This call holds the lock of `out`, because another process that finishes there removes all temporary files.
     """
     with directory_lock(out):
         rows = read_csv(out / CSV_NAME)
@@ -239,7 +239,7 @@ def _tidy(folder: Path) -> None:
 
 
 class _Worker:
-    """The work of one process: batches pass through reading, detection and writing, several at a time."""
+    """Aligns the batches that one process claims, several at a time: reads photos, detects faces, writes crops."""
 
     def __init__(
         self, raw: Path, out: Path, record: CropRecord, detector: Detector, journal: Journal, target: dict[str, str]

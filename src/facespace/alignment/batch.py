@@ -103,9 +103,9 @@ class BatchAligner:
             self.n_pixels += pixels
 
     def align(self, photos: Sequence[str], files: ThreadPoolExecutor) -> list[Row]:
-        """Detect the faces of a batch, write their crops in the threads of `files`, and return its rows.
+        """Detect the faces in a batch of photos, write a crop of each face, and return the rows of the face table.
 
-        Large photos are read and detected one by one.
+        The threads of the pool `files` write the crops. Large photos are read and processed one by one.
         """
         rows = []
         reading = map_ahead(self._read, photos, threads=usable_cores(), ahead=len(photos))

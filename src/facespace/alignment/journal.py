@@ -70,7 +70,7 @@ class Journal:
         return self._folder / f"{number:07d}.json"
 
     def is_current(self) -> bool:
-        """Return whether this is still the plan on disk; another process may have joined it into the table."""
+        """Return whether this plan is still on disk; another process may have finished and removed it."""
         try:
             plan = json.loads((self._folder / "plan.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -137,6 +137,6 @@ class Journal:
         return rows
 
     def remove(self) -> None:
-        """Remove the plan, first the file by which `exists` finds it; the caller must hold `directory_lock`."""
+        """Remove the plan, beginning with the file that `exists` looks for; the caller must hold `directory_lock`."""
         (self._folder / "plan.json").unlink()
         shutil.rmtree(self._folder, ignore_errors=True)

@@ -82,12 +82,12 @@ def _tensorflow_shape(shape: Shape) -> Shape:
 
 
 def from_tensorflow(variables: Mapping[str, npt.NDArray[Any]], *, source: str = "variables") -> Backbone:
-    """Build the network of these TensorFlow variables, in evaluation mode.
+    """Build the network that these TensorFlow variables belong to, in evaluation mode.
 
     The known networks are FaceNet's Inception-ResNet-v1 and -v2 and SqueezeNet, and Tiny-Face-Recognition's ResNet-50,
-    with any dimension. Batch norms have a gamma if the variables contain gammas. Variables for training are ignored:
-    optimizer slots, moving averages of weights, the classifier. Raises `ModelError` with the first variable that is
-    missing, damaged or has a wrong shape; `source` names the file in the error's message.
+    with embeddings of any dimension. Batch norms have a gamma if the variables contain gammas. Variables that only
+    training needs are ignored: optimizer slots, moving averages of weights, the classifier. Raises `ModelError` with
+    the first variable that is missing, damaged, unknown or has a wrong shape; `source` names the file in its message.
     """
     name, options = _recognise(variables, source)
     network = skeleton(name, **options)
@@ -209,7 +209,7 @@ def _tensors(state: Mapping[Any, Any]) -> dict[str, Tensor]:
 
 
 def _prefixes(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Return possible prefixes of a network's names: before the name of its last batch norm, and common to all names."""
+    """Return possible prefixes of the tensors' names: what precedes the last batch norm's, and what all names share."""
     ends = {list(_shapes(name, scaled=False))[-1] for name in known()} | {_FACENET_PYTORCH[1]}
     found = {"", _common_prefix(tensors)}
     for key in tensors:

@@ -167,7 +167,9 @@ def _open(gallery: str, folder: str | None, *, create: bool = False) -> State:
 
 
 def _end(text: str, now: datetime) -> float:
-    """Parse `--expires`; return seconds since 1970. A date means the end of that day in UTC.
+    """Return the time that the value of `--expires` means, in seconds since 1970.
+
+    The value is a period from `now`, such as 30d, or a date, which means the end of that day in UTC.
 
     >>> _end("2h", datetime(2027, 1, 1, tzinfo=timezone.utc)) - datetime(2027, 1, 1, tzinfo=timezone.utc).timestamp()
     7200.0

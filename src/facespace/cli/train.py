@@ -99,7 +99,11 @@ def _name(recipe: str) -> str:
 
 
 class _Lines:
-    """Prints lines. Passing lines, such as progress, replace each other on a terminal; a pipe gets one per minute."""
+    """Prints lines, of which some are passing, such as progress.
+
+    On a terminal the next line replaces a passing line. Elsewhere, such as in a pipe, a passing line is printed only if
+    the last minute had no other line.
+    """
 
     def __init__(self) -> None:
         self.is_main = int(os.environ.get("RANK", "0")) == 0

@@ -283,7 +283,7 @@ def _represent_in_parts(
     device: Device,
     ray: str,
 ) -> Represented:
-    """Embed the photos of a list on Ray. The parts are in the folder `place` until they are joined."""
+    """Embed the photos of a list of pairs on Ray. The folder `place` holds partial results until they are joined."""
     from facespace.distribution.evaluating import EvaluatingWork, begin, finish
     from facespace.distribution.storage import Folder
 

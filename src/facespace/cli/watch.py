@@ -216,11 +216,11 @@ def _publisher(address: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class _Names:
-    """The functions that name the faces of all sources.
+    """Holds the functions that name the faces of all sources.
 
-    `namer` creates a namer for one connection to a source. `person` returns the person with a name as events describe
-    people: {id, name, external_id}. `turn` is a lock held while a frame is named, for sources that share networks, or
-    None. `keep` stores an unknown face to be named later, and returns the face's id.
+    `namer` creates a namer for one connection to a source. `person` takes a name and returns that person as written in
+    events: {id, name, external_id}. Sources that share networks hold the lock `turn` while a frame is named; otherwise
+    it is None. `keep` stores an unknown face, so that a user can name it later, and returns the face's id.
     """
 
     namer: Callable[[], FrameNamer]
@@ -395,7 +395,10 @@ def _watch_all(
     cooldown: float,
     per_second: float,
 ) -> None:
-    """Watch every source in a thread, until all have ended or `stop` is set. Raises an error that ended all sources."""
+    """Watch every source in a thread of its own, until all have ended or `stop` is set.
+
+    An error in a video file is reported and ends only that source. Any other error ends all sources and is raised.
+    """
     ended: list[BaseException] = []
 
     def run(source: Source) -> None:

@@ -170,7 +170,10 @@ class Enrolment:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """The result of a change: the `person` after it, the `other` person of a split, and the number for `undo`."""
+    """The result of a change. `undo` is the number with which `Client.undo` reverts it.
+
+    `person` is the person after the change. If the change split a person in two, `other` is the second one.
+    """
 
     undo: int | None
     person: Person | None = None

@@ -199,7 +199,7 @@ class Transport:
         raise error
 
     def _problem(self, response: httpx.Response, status: int) -> ServiceError:
-        """Return the error that an answer describes, in the format of RFC 9457 if it comes from the service."""
+        """Return the error that an answer describes: in RFC 9457 format from the service, else by its HTTP status."""
         request_id = one_line(response.headers.get("X-Request-Id", ""))[:64]
         code, detail = "", ""
         if "json" in response.headers.get("Content-Type", ""):
@@ -232,7 +232,7 @@ class Transport:
         return b"".join(self._parts(response, most, seconds=self._timeout))
 
     def _parts(self, response: httpx.Response, most: int, *, seconds: float) -> Iterator[bytes]:
-        """Yield the body in parts. Raises `ServiceError` after `most` bytes, and `ReadTimeout` after `seconds`."""
+        """Yield the body in parts. Raises `ServiceError` above `most` bytes, and `ReadTimeout` after `seconds`."""
         if (encoding := response.headers.get("Content-Encoding", "identity").lower()) != "identity":
             raise ServiceError(
                 f"{self.url}: the answer is compressed ({one_line(encoding)[:40]}), which was not requested",

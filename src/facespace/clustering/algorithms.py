@@ -197,8 +197,9 @@ def join_groups(
     """Let faces without a group (−1 in `groups` (N,)) join existing groups, and return the new groups (N,).
 
     A face joins the most similar group that has no face of the same photo. The similarity is the mean cosine to the
-    group's faces; it must be at least `threshold`, and for a group of one face at least `pair_threshold`, if given.
-    Otherwise the face stays without a group. `photos` and `handicaps` (N,) are those of `cluster`.
+    group's faces. It must be at least `threshold`; if the group has only one face, it must be at least
+    `pair_threshold`, if given. Otherwise the face stays without a group. `photos` and `handicaps` (N,) have the same
+    meaning as in `cluster`.
 
     >>> vectors = np.array([[1, 0], [0, 1], [0.8, 0.6], [-1, 0]], np.float32)
     >>> join_groups(vectors, np.array([5, 2, -1, -1]), 0.5).tolist()
@@ -294,7 +295,10 @@ def _split_weak_pairs(
 
 
 def _connected(graph: SimilarityGraph, photo: Labels) -> Labels:
-    """Return the connected groups (single linkage, the most similar pairs first), with no photo twice in a group."""
+    """Return groups by single linkage: each pair joins the groups of its two faces, the most similar pair first.
+
+    Two groups with faces of the same photo are not joined.
+    """
     groups = DisjointSets(graph.n)
     held = [{int(one)} for one in photo]  # the photos of each group, at its smallest face
     for pair in np.argsort(-graph.similarity, kind="stable"):

@@ -157,10 +157,10 @@ class FaceGroups:
         self._n_parts = 0
 
     def save_new(self, path: Path, embedder: Embedder) -> None:
-        """Write the photos that were added since the last call to an additional file, next to the file of `save`.
+        """Write the photos that were added since the last `save` or `save_new` to an additional file next to `path`.
 
-        So each photo is written only once while a collection is read. `load_groups` joins the files. `save` writes one
-        file with everything and removes the additional files.
+        Thus each photo is written only once while a collection is read. If nothing was saved before, this calls `save`.
+        `load_groups` joins the files. `save` writes everything to one file and removes the additional files.
         """
         if not self._n_saved:
             self.save(path, embedder)
@@ -203,7 +203,7 @@ class FaceGroups:
 
 
 def group_record(path: Path) -> dict[str, Any]:
-    """Read the record of a saved file: its photos, their places, the model. Raises `DatasetError` if it is damaged."""
+    """Return the metadata of a saved file: photos, their paths, the model. Raises `DatasetError` if it is damaged."""
     return dict(read_tensor_file(path, _KIND, DatasetError, remedy=_REMEDY)[1])
 
 

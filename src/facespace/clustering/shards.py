@@ -26,11 +26,11 @@ _MOST = 256  # pairs of a face within one bucket; there are fewer unless a perso
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Shard:
-    """Represents n consecutive faces of all faces sorted by bucket; the first has the number `begin` in that order.
+    """Represents all n faces that belong to the buckets `first_bucket` to `end_bucket` − 1 (see `clustering.buckets`).
 
-    `vectors` are (n,D), `photos` and `handicaps` (n,). `buckets` (n,V) are the bucket that each face belongs to, then
-    the buckets that it visits (see `clustering.buckets`). The shard has all faces that belong to the buckets
-    `first_bucket` to `end_bucket` − 1.
+    All faces are numbered in the order of their buckets. A shard's faces have the numbers from `begin` on. `vectors`
+    are (n,D), `photos` and `handicaps` (n,). A row of `buckets` (n,V) lists the bucket that the face belongs to, then
+    the buckets that it visits.
     """
 
     begin: int
@@ -60,7 +60,10 @@ def shard_path(folder: Path, number: int) -> Path:
 
 
 def pairs_path(folder: Path, own: int, other: int) -> Path:
-    """Return the path of the pairs between faces of shard `own` and their visitors from shard `other`."""
+    """Return the path of the file with the similar pairs of shards `own` and `other`.
+
+    The second face of a pair, which is in `other`, belongs to the bucket of the face in `own` or visits it.
+    """
     return folder / f"pairs-{own:05}-{other:05}"
 
 
@@ -148,7 +151,7 @@ def pairs_of_shards(folder: Path, own: int, other: int, threshold: float) -> Non
 
 @dataclass(slots=True, eq=False)
 class _Found:
-    """Collects the similar pairs of a face in shard `here` and a face in shard `there`, bucket by bucket."""
+    """Collects the similar pairs of two shards, bucket by bucket: one face is in shard `here`, the other in `there`."""
 
     here: Shard
     there: Shard

@@ -18,9 +18,10 @@ _MOST = 32
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SimilarityGraph:
-    """Represents E pairs of N faces: `first` (E,) < `second` (E,) are rows, `similarity` (E,) their cosines.
+    """Represents E pairs of similar faces among N faces.
 
-    `whole` is False if so many pairs were similar that only the most similar pairs of each face in each tile were kept.
+    Pair e consists of the rows `first[e]` < `second[e]`; `similarity[e]` is their cosine minus handicaps, if any.
+    `whole` is False if a tile had too many similar pairs, so that only the most similar ones of each face were kept.
     """
 
     n: int

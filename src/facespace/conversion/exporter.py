@@ -61,12 +61,13 @@ def export(
 ) -> Exported:
     """Write a model as one ONNX file with its preprocessing inside, and a JSON file next to it that describes it.
 
-    The file's input is `crops` (N,S,S,3) uint8 RGB from `align`, its output `embeddings` (N,D) float32 of length 1. N
-    is free, or fixed as in the source's graph; the description says which. The weights are float32 (`fp32`), float16
-    (`fp16`: half the size, for GPUs), or int8 with activation ranges measured on a folder of aligned `crops` (`int8`: a
-    quarter of the size; needs `crops`). The file's embeddings must have a cosine of at least `LEAST_COSINE` to those of
-    its source, on other crops of that folder, or on noise without a folder; otherwise nothing is written and
-    `ModelError` reports the cosine.
+    The file's input is `crops` (N,S,S,3) uint8 RGB from `align`, and its output is `embeddings` (N,D) float32 of length
+    1. N is free or fixed, as in the model's graph; the JSON file says which. The weights are float32 (`fp32`), float16
+    (`fp16`: half the size, for GPUs), or int8 (`int8`: a quarter of the size). `int8` needs a folder of aligned
+    `crops`, on which it measures the ranges of activations.
+
+    The embeddings of the file and of the model are compared on other crops of that folder, or on noise if there is
+    none. If their cosine is below `LEAST_COSINE`, nothing is written, and `ModelError` reports the cosine.
     """
     if precision not in get_args(Precision):
         raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}")

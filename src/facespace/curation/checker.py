@@ -250,7 +250,10 @@ def _majority(vectors: Floats) -> npt.NDArray[np.bool_]:
 def _own(
     embeddings: Floats, people: list[Ints], groups: Ints, core: npt.NDArray[np.bool_]
 ) -> tuple[npt.NDArray[np.float64], float]:
-    """Return the corrected similarity (N,) of each image to its identity's centre without it (NaN if alone), and ρ."""
+    """Return each image's own similarity (N,), corrected as in `wrong_labels`, and ρ.
+
+    It is the similarity to the centre of the identity's other `core` images; NaN if there are none.
+    """
     own = np.full(len(embeddings), np.nan)
     behind = np.zeros(len(embeddings), np.int64)
     pairwise = np.full(len(embeddings), np.nan)
@@ -340,11 +343,12 @@ def shared_people(
     *,
     names: tuple[Sequence[str], Sequence[str]] | None = None,
 ) -> list[Shared]:
-    """Find which of P people, with centres (P,D), are among Q `others` (Q,D); list each person's best match.
+    """Find which of P people, with `centres` (P,D), are among Q other people, with centres `others` (Q,D).
 
-    A match has a similarity of at least the sum of two `thresholds`, one of its person (P,) and one of its other (Q,).
-    The zero centre of an identity without images never reaches a threshold above 0. Pairs with equal names are always
-    listed; names are compared without case, outer blanks and underscores.
+    Two people match if their similarity reaches the sum of the person's threshold `thresholds[0]` (P,) and the other's
+    `thresholds[1]` (Q,), or 1 if the sum is larger. For each person, the match furthest above its threshold is listed.
+    An identity without images has a zero centre, which never reaches a threshold above 0. People with equal `names` are
+    always listed. Names are compared without regard to case and outer blanks; an underscore equals a blank.
 
     >>> shared_people(np.eye(2), np.eye(2)[1:], (np.full(2, 0.6), np.zeros(1)))
     [Shared(first=1, second=0, similarity=1.0, threshold=0.6, same_name=False)]
@@ -374,10 +378,10 @@ def _plain_name(name: str) -> str:
 def _thresholds(
     measured: calibration.Calibration | None, given: float | None, counts: Ints, others: Ints
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return the two parts that `shared_people` adds: an increment per own identity, a threshold per other identity.
+    """Return the two `thresholds` of `shared_people`: an increment for each own identity, a threshold for each other.
 
-    The calibration is for one photo against an average. Two averages are more similar, so the increment depends on the
-    number of images in the own average.
+    The calibration is for the similarity of one photo to an average. Two averages are more similar. The increment
+    accounts for this; it depends on the number of images in the average of the own identity.
     """
     if given is not None or measured is None:
         return np.zeros(len(counts)), np.full(len(others), 1.0 if given is None else given)

@@ -167,7 +167,9 @@ def _normalised(windows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 def group(n: int, copies: Iterable[Copy]) -> Ints:
-    """Return the number (N,) of the picture that each of `n` images shows, which is the index of its first copy.
+    """Return a number (n,) for each of `n` images. All images that are copies of one picture have the same number.
+
+    It is the lowest index among these images.
 
     >>> group(4, [Copy(0, 2, True, 1.0, 1.0), Copy(2, 3, False, 0.97, 0.9)]).tolist()
     [0, 1, 0, 0]

@@ -150,11 +150,12 @@ def _cell(text: str) -> str:
 
 
 def read_list(path: Path) -> list[tuple[bool, str]]:
-    """Read an edited list as (whether to drop, file as written).
+    """Read an edited list; return (whether to drop the file, file as written) for each file.
 
-    Accepts what spreadsheets write: commas, semicolons or tabs, any line ends, UTF-8 with or without a byte order mark,
-    UTF-16 with one; columns in any order, further columns, empty lines. Raises `DatasetError` for anything else, for an
-    action that is neither keep nor drop, and for a file with both actions.
+    The list may be in any form that spreadsheets write: separated by commas, semicolons or tabs, with any line ends, in
+    UTF-8 with or without a byte order mark or in UTF-16 with one. It must have the columns action and file, in any
+    order, and may have other columns and empty lines. Raises `DatasetError` for any other content, for an action that
+    is neither keep nor drop, and for a file with both actions.
     """
     name = plain_text(str(path))
     if not path.is_file():

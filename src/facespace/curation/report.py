@@ -169,7 +169,10 @@ class _Section:
 
 
 def as_html(findings: Findings, proposals: Sequence[Proposal]) -> str:
-    """Return the page: counts, how the crops were made, and each kind of finding with pictures; no script, no requests."""
+    """Return the report as an HTML page without scripts and without requests to other addresses.
+
+    The page shows the counts, how the crops were made, and the findings of each kind with pictures.
+    """
     labels, evaluation = findings.labels, findings.evaluation
     figures = counts(findings, proposals)
     if findings.against is None:

@@ -66,7 +66,10 @@ def open_dataset(source: Source | Sequence[Source]) -> LabelledImages:
 
 
 def paths_of(source: Source | Sequence[Source]) -> list[str]:
-    """Return the paths that `open_dataset` opens for `source`; raises `DatasetError` for an empty source."""
+    """Return the paths that `open_dataset` opens, with `~` expanded.
+
+    A source that does not exist is split at `os.pathsep`. Raises `DatasetError` for an empty source or part.
+    """
     sources = [source] if isinstance(source, (str, os.PathLike)) else list(source)
     paths = [path for one in sources for path in _parted(os.fspath(one))]
     if not paths:

@@ -24,9 +24,9 @@ def find_shards(path: str | os.PathLike[str], ending: str, what: str) -> tuple[s
     """Return the file `path`, or the files in the folder `path` whose names end in `ending`, in natural order.
 
     `ending` is a regular expression, matched without case. `path` may also be a glob pattern such as
-    `shards/train-*.tar`. Hidden files are left out. Raises `DatasetError` if no file is found, and if a folder contains
-    shards of several splits, because training would then also use the test images. `what` describes the expected files
-    in the error. Natural order compares digits as numbers:
+    `shards/train-*.tar`. Hidden files are left out. Raises `DatasetError` if a folder or pattern has no such file, and
+    if a folder contains shards of several splits, because training would then also use the test images. The error
+    calls the expected files `what`. A single file is not checked. Natural order compares digits as numbers:
 
     >>> sorted(["b10.tar", "b9.tar", "a.tar"], key=_natural)
     ['a.tar', 'b9.tar', 'b10.tar']

@@ -27,9 +27,9 @@ def non_maximum_suppression(
     A kept box removes every later box in this order that it overlaps by more than `threshold`.
 
     `boxes` (N,4) are x1, y1, x2, y2. With `end_pixels` they include both end pixels, so a side is x2 − x1 + 1 long;
-    otherwise x2 − x1. Overlap is intersection over union, or over the area of the smaller box for `min`. Equal scores,
-    which are frequent because float32 probabilities saturate, have the order of NumPy's default sort, as in the 2018
-    detector; that order may differ between processors.
+    otherwise x2 − x1. Overlap is the intersection divided by the union, or for `min` by the area of the smaller box.
+    Boxes with equal scores, which are frequent because float32 probabilities saturate, have the order of NumPy's
+    default sort, as in the 2018 detector; that order may differ between processors.
 
     >>> boxes = np.array([[1.0, 1, 10, 10], [2, 1, 11, 10], [50, 50, 60, 60]])
     >>> non_maximum_suppression(boxes, np.array([0.8, 0.9, 0.7]), 0.5).tolist()

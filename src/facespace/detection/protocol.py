@@ -38,7 +38,7 @@ class ReducedDetector(Detector, Protocol):
     """A detector that downscales large photos, so that they can be decoded at a reduced size."""
 
     def least_scale(self, height: int, width: int) -> float:
-        """Return the scale, at most 1, at which a photo of this size is searched; larger decoding is not necessary."""
+        """Return the scale, at most 1, at which a photo of this size is searched; it need not be decoded any larger."""
 
     def detect_reduced(self, photos: Sequence[npt.NDArray[np.uint8]], reductions: Sequence[int]) -> list[list[Face]]:
         """Return the faces of photos (H,W,3) that were decoded at 1/n of their size, for the `reductions` n.

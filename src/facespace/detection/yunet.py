@@ -176,7 +176,7 @@ class YuNet:
         return self.detect_reduced(photos, [1] * len(photos))
 
     def least_scale(self, height: int, width: int) -> float:
-        """Return the scale, at most 1, at which a photo of this size is searched; larger decoding is not necessary."""
+        """Return the least scale at which a photo of this size may be decoded: the scale of its search, at most 1."""
         return min(1.0, self._scale(height, width))
 
     def detect_reduced(self, photos: Sequence[Pixels], reductions: Sequence[int]) -> list[list[Face]]:
@@ -209,7 +209,7 @@ class YuNet:
         return boxes
 
     def _searches(self, photo: int, pixels: Pixels, reduction: int = 1) -> list[_Search]:
-        """Return the full search of a photo, and a second one if the photo is large enough for large faces."""
+        """Return the main search of a photo, and one at a smaller scale if the photo has room for large faces."""
         scale, shorter = self._scale_here(pixels, reduction), min(pixels.shape[:2])
         height, width = (side * reduction for side in pixels.shape[:2])
         fewer = self._scale(height, width) < self._full_scale(height, width)
@@ -330,7 +330,7 @@ class YuNet:
 
 
 def _candidates(network: OnnxNetwork, images: Pixels, min_score: float) -> list[_Found]:
-    """Return the network's candidates in each image (N,H,W,3) from `min_score` on, before non-maximum suppression."""
+    """Return the candidates with at least `min_score` in each image (N,H,W,3), before non-maximum suppression."""
     height, width = images.shape[1:3]
     scores, numbers = network.run(images)
     strides = np.repeat(STRIDES, [(height // s) * (width // s) for s in STRIDES])

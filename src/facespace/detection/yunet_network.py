@@ -92,7 +92,7 @@ def _body(graph: Any, heads: list[Any]) -> list[Any]:
 
 
 def _head(graph: Any, heads: list[Any], weights: dict[str, Any], level: int) -> list[Any]:
-    """Return the joined heads of one stride: a 1×1 convolution, then a depthwise 3×3 convolution."""
+    """Return nodes that compute all heads of one stride at once: a 1×1, then a depthwise 3×3 convolution."""
     nodes = []
     value = ""
     for step, size in (("conv1", 1), ("conv2", 3)):

@@ -31,9 +31,9 @@ def as_archive(**arrays: npt.NDArray[Any]) -> bytes:
 
 
 def read_archive(folder: Folder, name: str, columns: Sequence[str]) -> Arrays:
-    """Read columns of an archive.
+    """Read the arrays named in `columns` from an `.npz` archive.
 
-    Raises `DatasetError` if the archive is damaged, lacks a column, or unpacks to more than `MAX_PART` bytes.
+    Raises `DatasetError` if the archive is damaged, lacks an array, or unpacks to more than `MAX_PART` bytes.
     """
     data = folder.read(name)
     try:

@@ -33,9 +33,9 @@ _COLUMNS = ("n_faces", "turned", "error", "box", "score", "landmarks", "quality"
 
 @dataclass(frozen=True)
 class FindingWork(NetworkWork):
-    """Represents the `parts.Work` of finding faces in photos for the folder `output`, which gets a picture of every face.
+    """Represents the `parts.Work` that finds and embeds the faces in photos, and writes their pictures to `output`.
 
-    Relative paths of photos are relative to `base`. `run` identifies the photos and options of a run; `begin` sets it.
+    Relative paths of photos are relative to `base`. `run` is a hash of the photos and options, which `begin` sets.
     """
 
     output: str
@@ -141,7 +141,10 @@ def _photos(paths: list[str], part: Arrays) -> list[Photo]:
 
 @dataclass(frozen=True)
 class PairsWork:
-    """Represents the `parts.Work` of finding the similar pairs between every two shards in a local folder."""
+    """Represents the `parts.Work` that finds the similar pairs of faces. A part compares two shards.
+
+    The shards and the results are in the local `folder`.
+    """
 
     folder: Folder
     n_shards: int

@@ -74,7 +74,10 @@ class _Source:
 
 @dataclass(frozen=True)
 class ReadingWork(_Source):
-    """Represents the `parts.Work` of reading images: the SHA-256, the size in a shard, and whether the format is unknown."""
+    """Represents the `parts.Work` that reads all images once.
+
+    A part's result has, for each image, the SHA-256, the number of bytes in a shard, and whether the format is unknown.
+    """
 
     @property
     def folder(self) -> Folder:

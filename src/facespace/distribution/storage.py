@@ -359,7 +359,7 @@ def _store_errors(name: str, url: str) -> Iterator[None]:
 
 
 def _text(error: Exception, url: str) -> str:
-    """Return the first line of an error without credentials and signatures of URLs, even if the store has rewritten them."""
+    """Return an error's first line without signatures in URLs, and without credentials inside or outside URLs."""
     text = _QUERY.sub(r"\1", _CREDENTIALS_IN_TEXT.sub("", str(error)))
     if secret := _CREDENTIALS.search(url):
         user_and_password = secret[0].removesuffix("@")

@@ -54,12 +54,13 @@ class LookAlikes:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """The table for one set of weights on one runtime and precision.
+    """The false match rates at different similarities, for one set of weights on one runtime and precision.
 
-    A share `fmr[i]` of pairs of random different people, one photo each, reaches or exceeds `similarity[i]`.
-    `template_shift` lists (number of averaged photos, how much higher the similarity is at the same rate). `center` is
-    (D,). With `look_alikes`, rates also apply to people who resemble each other and to faces of any quality; the
-    table's similarities are then those of faces of quality 1.
+    For pairs of photos of two random people, `fmr[i]` is the share of pairs with a similarity of at least
+    `similarity[i]`. `template_shift` lists (number of averaged photos, how much higher the similarity is than for one
+    photo at the same rate). `center` (D,) is the mean that `Embedder.represent` subtracts. With `look_alikes`, rates
+    also apply to people who resemble each other and to faces of any quality; `similarity` is then that of faces of
+    quality 1.
     """
 
     model: str
@@ -109,7 +110,10 @@ class Calibration:
         return min(1.0, base + float(shift))
 
     def random_threshold(self, fmr: float, quality: float | None = None) -> float:
-        """Return the similarity that a share `fmr` of random pairs of different people, not in one photo, reaches."""
+        """Return the threshold that a share `fmr` of random pairs of different people reaches.
+
+        The two people of a pair are not in the same photo. `quality` is that of `match_threshold`.
+        """
         base = _at(float(fmr), self.fmr, self.similarity)
         if self.look_alikes is not None:
             base += float(self.look_alikes.shift(UNKNOWN_QUALITY if quality is None else quality))
@@ -123,13 +127,14 @@ class Calibration:
         qualities: npt.ArrayLike | None = None,
         probe_qualities: npt.ArrayLike | None = None,
     ) -> npt.NDArray[np.float64]:
-        """Return the similarity a probe must reach for each person of a gallery, given their numbers of photos.
+        """Return a threshold for each of the P people of a gallery: the similarity that a probe must reach.
 
-        A stranger is compared with all P people. Each may falsely match with probability f so that 1 − (1 − f)^P =
-        `rate`. An average of several photos reaches a given similarity more easily than one photo, so its threshold is
-        higher. With `look_alikes`, one of the P people is assumed to resemble the stranger as people within one photo
-        do, and the thresholds depend on the `qualities` (P,) of the enrolled photos. The result is (P,), or (N,P) for
-        `probe_qualities` (N,).
+        `rate` is the share of strangers who reach the threshold of at least one person. A stranger is compared with all
+        P people, so each person may falsely match with probability f, where 1 − (1 − f)^P = `rate`. `n_photos` (P,) is
+        each person's number of photos. The average of several photos reaches a given similarity more easily than one
+        photo, so its threshold is higher. With `look_alikes`, one of the P people is assumed to resemble the stranger
+        as people within one photo do, and the thresholds depend on the `qualities` (P,) of the enrolled photos. The
+        result is (P,), or (N,P) for `probe_qualities` (N,).
         """
         people: npt.ArrayLike = UNKNOWN_QUALITY if qualities is None else qualities
         if probe_qualities is None:
@@ -144,10 +149,11 @@ class Calibration:
         qualities: npt.ArrayLike = UNKNOWN_QUALITY,
         probe_qualities: npt.ArrayLike = UNKNOWN_QUALITY,
     ) -> npt.NDArray[np.float64]:
-        """Return `identification_thresholds` for some of a gallery's `n_people`; the other arguments are broadcast.
+        """Return the `identification_thresholds` of some people in a gallery of `n_people`.
 
-        Large galleries need rates below the rarest one measured, at the default rate of 0.01 from 1,000 people on.
-        There thresholds are extrapolated linearly in the normal quantile of the rate.
+        `n_photos`, `qualities` and `probe_qualities` are broadcast to the shape of the result. A large gallery needs
+        false match rates below the lowest measured one: at the default `rate` of 0.01, from 1,000 people on. Below it,
+        thresholds are extrapolated linearly in the normal quantile of the rate.
         """
         if not isinstance(rate, numbers.Real):
             raise TypeError(f"a rate of strangers named must be a number, got {type(rate).__name__}")
@@ -179,10 +185,11 @@ def _among_look_alikes(
     similarities: tuple[float, ...],
     people: tuple[tuple[float, float], ...],
 ) -> float:
-    """Return the similarity, at quality 1, that a share `rate` of strangers have to at least one of P people.
+    """Return the similarity of faces of quality 1 that a share `rate` of strangers reach to at least one of `n_people`.
 
-    One of the P people resembles the stranger, as `people` describes; the others are random people with several
-    averaged photos, whose similarities are higher by `shift`. The shift was measured for random people only.
+    One of these people resembles the stranger; `people` (see `LookAlikes`) gives this person's false match rates. The
+    others are random people, and `rates` and `similarities` give theirs. Averaging several photos of a person raises
+    the similarities by `shift`, which was measured for random people and is applied only to them.
     """
     alike = tuple(zip(*people, strict=True))
     low, high = -1.0, 2.0
@@ -195,9 +202,9 @@ def _among_look_alikes(
 
 
 def _at(fmr: float, rates: Sequence[float], similarities: Sequence[float]) -> float:
-    """Return the similarity at a false match rate.
+    """Return the similarity at a false match rate, interpolated linearly in the logarithm of the rate.
 
-    Between the points it is linear in the logarithm of the rate. For rates below the rarest one see `_beyond`.
+    Below the lowest of the `rates`, it is extrapolated (see `_beyond`).
     """
     if fmr < rates[-1]:
         slope, last = _beyond(tuple(rates), tuple(similarities))

@@ -36,9 +36,9 @@ def different_pictures(size: int) -> npt.NDArray[np.uint8]:
 
 
 def lowest_cosine(vectors: npt.NDArray[Any]) -> float:
-    """Return the lowest cosine between any two of N vectors (N,D), or of 256 of them, evenly spread.
+    """Return the lowest cosine between any two of N vectors (N,D); if N > 256, only 256 evenly spaced ones are used.
 
-    Vectors of length zero or with numbers that are not finite are ignored; fewer than two remaining vectors give 1.
+    Vectors of length zero or with numbers that are not finite are ignored. The result is 1 if fewer than two remain.
 
     >>> lowest_cosine(np.array([[1.0, 0.0], [0.6, 0.8], [2.0, 0.0]]))
     0.6

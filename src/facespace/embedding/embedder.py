@@ -148,10 +148,11 @@ class Embedder:
             raise ModelError(f"{source}: its features are not finite numbers; the weights are damaged")
 
     def try_batch(self) -> bool:
-        """Return whether two crops at once give the same as each alone; otherwise use batches of one from now on.
+        """Return whether a batch of two crops gives the same embeddings as each crop alone.
 
-        Some files declare a free batch size but contain shapes for one crop inside. A fixed batch size is trusted and
-        not tried. Raises `ModelError` if a single crop fails as well.
+        If it does not, use batches of one crop from now on. Some files declare a free batch size, but their graph has
+        shapes for one crop inside. A fixed batch size is trusted and not tried. Raises `ModelError` if a single crop
+        fails as well.
         """
         if len(self._batches) == 1:
             return True
@@ -304,7 +305,10 @@ def _loaded_again(
     device: Device,
     spec: InputSpec,
 ) -> Embedder:
-    """Load the embedder in the process that unpickles it. Raises `ModelError` if the model has changed since."""
+    """Load the embedder in the process that unpickles it.
+
+    Raises `ModelError` if the model's weights have changed since the embedder was pickled.
+    """
     embedder = kind.load(model, precision=precision, device=device, spec=spec)
     if embedder.fingerprint != fingerprint:
         raise ModelError(f"{model}: was changed after this Embedder was pickled; load it again")
@@ -312,7 +316,11 @@ def _loaded_again(
 
 
 def _network(opened: OpenedModel, device: Device, precision: Precision, few: bool) -> Network:
-    """Run the opened model on a device: by torch on a GPU or if there is no ONNX, else by ONNX Runtime."""
+    """Return the opened model as a network on a device.
+
+    PyTorch runs it on `mps`, on `cuda` if the model has a PyTorch backbone, and everywhere if the model has no ONNX
+    graph. Otherwise ONNX Runtime or OpenVINO runs it.
+    """
     gpu = device in ("cuda", "mps")
     if opened.read_onnx is None or (gpu and opened.read_backbone is not None) or device == "mps":
         from facespace.runtime.torch_network import TorchNetwork, check_device

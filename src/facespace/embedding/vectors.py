@@ -16,10 +16,10 @@ _KEEPING = (np.concatenate, np.stack, np.vstack, np.split, np.array_split, np.at
 class Embeddings(np.ndarray[Any, np.dtype[np.float32]]):
     """Vectors (N,D) or (D,) float32 that record their origin and otherwise behave like any array.
 
-    `made_by` is `embed` or `represent`, `model` comes from `compatibility.model_of`, and `quality` (N,), or () for one
-    vector, is the quality of each face from `faces.quality`, or None. Rows, slices, copies, pickles and the results of
-    `numpy.concatenate`, `stack` and `split` keep these attributes. Results of operators and other NumPy functions, and
-    arrays saved as `.npy` or `.npz`, are plain arrays.
+    `made_by` is `embed` or `represent`, and `model` comes from `compatibility.model_of`. `quality` is the quality of
+    each face from `faces.quality`: (N,), () for one vector, or None if it is unknown. Rows, slices, copies, pickles and
+    the results of `numpy.concatenate`, `stack` and `split` keep these attributes. Results of operators and other NumPy
+    functions, and arrays saved as `.npy` or `.npz`, are plain arrays.
 
     >>> vectors = Embeddings(np.eye(2, dtype=np.float32), made_by="embed", model={})
     >>> vectors[0].made_by, np.stack([vectors[0], vectors[1]]).made_by, type(vectors + vectors).__name__
@@ -96,7 +96,11 @@ def _restored(vectors: npt.NDArray[np.float32], made_by: str, model: dict[str, A
 
 
 def _joined_quality(function: Any, given: Any, arguments: Any, options: Any) -> Any:
-    """Apply a joining or splitting function of NumPy to the qualities; returns an array, a list of them, or None."""
+    """Apply `function` of NumPy, such as `concatenate` or `split`, to the qualities of the embeddings in `given`.
+
+    Returns an array, or a list of arrays for a split, or None if a quality is None or an option such as `axis` is
+    given.
+    """
     qualities = [value.quality for value in given]
     if any(quality is None for quality in qualities) or options or len(arguments) > 2:
         return None

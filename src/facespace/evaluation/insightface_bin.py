@@ -22,7 +22,7 @@ _BATCH = 64
 
 @dataclass(frozen=True, slots=True)
 class BinFigures:
-    """The result: `xnorm`, the mean length of raw features; `verification`; and `size`, the side of the file's crops."""
+    """Results on a `.bin` file: `xnorm`, the mean length of raw features; `verification`; `size`, its crops' side."""
 
     xnorm: float
     verification: Verification

@@ -28,11 +28,11 @@ _MAX_BYTES = 1_000_000
 class CropRecord:
     """How the crops of one folder were made, which is the same for all of them.
 
-    `image_size` in pixels, `crop_margin` in source pixels and `template` are those of `InputSpec`. `faces` says which
+    `image_size` (pixels), `crop_margin` (source pixels) and `template` are as in `InputSpec`. `faces` says which
     faces of a photo were kept: the face that the 2018 aligner chooses (`central`, see `face.central_face`), the face
     with the highest score (`most-confident`), or `all`. `format` is png, jpeg or webp. `detector` is the name of the
-    detector that found the faces, `min_size` its smallest face in pixels. `model` is the name of the model that the
-    crops were made for; it is empty in older records.
+    detector, `min_size` the size in pixels of the smallest face that it searched for. `model` is the name of the
+    model that the crops were made for; it is empty in older records.
     """
 
     image_size: int

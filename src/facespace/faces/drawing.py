@@ -59,9 +59,10 @@ def _label(picture: Image.Image, face: Face, label: str, color: Color) -> None:
 
 
 def _letter_size(face: Face, size: tuple[int, int]) -> int:
-    """Return the height of letters in pixels: a sixth of the face, within limits set by the size of the picture.
+    """Return the height of letters in pixels: a sixth of the face's height, within limits that depend on the picture.
 
-    It is rounded to a quarter of a power of two, so that the label of a face moving in a video seldom changes size.
+    It is rounded to a power of two with an exponent in steps of 1/4, so that the label of a face that moves in a video
+    seldom changes size.
     """
     pixels = min(max(face.height / 6, max(size) / 140, 11), max(size) / 30 + 11)
     return round(2 ** (round(4 * math.log2(pixels)) / 4))

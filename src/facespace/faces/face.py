@@ -93,10 +93,10 @@ def clear_face(faces: Sequence[Face]) -> Face | None:
 
 
 def central_face(faces: Sequence[Face], width: int, height: int) -> Face:
-    """Return the face that the 2018 aligner keeps of a photo of that size: the largest area − 2·d².
+    """Return the face that the 2018 aligner keeps: the one with the largest value of area − 2·d².
 
-    d is the distance of the box's centre from the photo's centre in pixels; the first of equal faces is chosen. There
-    must be at least one face.
+    d is the distance in pixels from the centre of the face's box to the centre of the photo, whose size is `width` and
+    `height`. If several faces have the largest value, the first is returned. There must be at least one face.
 
     >>> points = ((20, 40), (40, 40), (30, 50), (22, 60), (38, 60))
     >>> corner, middle = Face((0, 0, 20, 20), 1.0, points), Face((40, 40, 55, 55), 0.9, points)

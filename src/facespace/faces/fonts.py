@@ -45,8 +45,8 @@ _WEIGHT = 400  # regular; some variable fonts begin with thin
 class Fonts:
     """Font files in order of preference, followed by Pillow's small built-in font.
 
-    `shapes` says whether Pillow can join and reorder letters (with libraqm and FriBiDi), which Arabic, Hebrew, Thai and
-    the scripts of India need.
+    `shapes` says whether Pillow can join and reorder letters, for which it uses libraqm and FriBiDi. Arabic, Hebrew,
+    Thai and the scripts of India need this.
 
     >>> Fonts([]).have("Anna"), Fonts([]).have("Zoë")
     (True, False)
@@ -62,7 +62,7 @@ class Fonts:
         return any(_has_all(file, letters) for file in self._files)
 
     def file_for(self, letters: str) -> str:
-        """Return the first font file that has all of the letters, or the marker of Pillow's own font if none has."""
+        """Return the first font file that has all of the letters. If none has, return "", Pillow's built-in font."""
         return next((file for file in self._files if _has_all(file, letters)), _EMBEDDED)
 
     def _open(self, file: str, size: int) -> ImageFont.FreeTypeFont:

@@ -29,7 +29,7 @@ _INVISIBLE = {
 
 
 class LetteringWarning(UserWarning):
-    """Letters of a name that cannot be drawn on this machine are transliterated to Latin letters on pictures."""
+    """Warns that a name has letters that this machine cannot draw, so pictures show them transliterated to Latin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +216,7 @@ def _strong(cluster: str, *, digits: bool = False) -> str:
 
 
 def _in_latin(letter: str) -> str:
-    """Transliterate a letter to Latin letters; the result is `?` if that is not possible.
+    """Transliterate a letter to Latin letters. If that is not possible, return `?`, or nothing for marks and joiners.
 
     >>> _in_latin("Ж"), _in_latin(chr(0xE000))
     ('Zh', '?')

@@ -24,11 +24,12 @@ _SMALL = 32.0  # pixels of the longer side; smaller faces are reported as too sm
 
 
 def face_quality(image: npt.NDArray[np.uint8], face: Face, crop: npt.NDArray[np.uint8] | None = None) -> float:
-    """Return the quality of a face in an image (H,W,3), from 0 to 1; at 0.5 it is recognised half of the time.
+    """Return the quality of a face in an image (H,W,3), from 0 to 1; at 0.5 the face is recognised half of the time.
 
     q = σ(z/3), z = 0.93·ln(size) + 4.70·ln(1 + sharpness) − 0.88·ln(1 + contrast) + 5.11·score − 10.97. Size is the
-    longer side of the box in pixels, from 8 to 100. Sharpness and contrast are the standard deviations of the Laplacian
-    and of grey over the middle of the five-point crop of 112 px. `crop` is that crop, if the caller has it.
+    longer side of the box in pixels, limited to 8 to 100; the score is limited to 0.93. Sharpness is the standard
+    deviation of the Laplacian and contrast that of grey, over rows 16 to 111 and columns 16 to 95 of the five-point
+    crop of 112 px. `crop` is that crop, if the caller has it. Landmarks that all coincide give 0.
 
     >>> from facespace.faces.face import Face
     >>> points = ((20, 40), (40, 40), (30, 50), (22, 60), (38, 60))

@@ -25,12 +25,12 @@ Numbers = npt.NDArray[np.float64]
 
 
 def spec_of_onnx(data: bytes, *, source: str) -> tuple[InputSpec, str]:
-    """Return the `InputSpec` of an ONNX network of images, and the reason in words.
+    """Infer the `InputSpec` of an ONNX network whose input is an image; return it with a text that says from what.
 
-    An input of 112 px means ArcFace, one of 160 px FaceNet. If the graph itself begins with a·x + b, the range of x is
-    inferred from a and b: x are plain colours if this brings 0 to 255 near ±1, and colours divided by 255 if it brings 0
-    to 1 near ±1. Raises `ModelError` for any other size or scaling, and if the graph reorders the colours, because the
-    order it expects is then unknown.
+    An input of 112 px means ArcFace, and one of 160 px means FaceNet. If the graph first computes a·x + b from its
+    input x, a and b show the range of x: it is 0 to 255 if a·x + b maps this range to about −1 to 1, or 0 to 1 if it
+    maps that range to about −1 to 1. Raises `ModelError` for any other size or scaling, and if the graph reorders the
+    colours of an input that is not uint8, because the order that it expects is then unknown.
     """
     graph = parse_model(data, source).graph
     constants = {tensor.name for tensor in graph.initializer}
@@ -53,13 +53,19 @@ def spec_of_onnx(data: bytes, *, source: str) -> tuple[InputSpec, str]:
 
 
 def graph_scaling(data: bytes, *, source: str) -> tuple[Numbers, Numbers]:
-    """Return the a and b of the a·x + b with which a TensorFlow 1 graph, translated to ONNX, begins."""
+    """Return a and b if a graph first computes a·x + b from its input x, else 1 and 0.
+
+    `data` is a TensorFlow 1 graph, translated to ONNX.
+    """
     graph = parse_model(data, source).graph
     return leading_scaling(graph, graph.input[0].name)[0] if graph.input else (np.ones(1), np.zeros(1))
 
 
 def spec_of_graph(scaling: tuple[Numbers, Numbers], *, source: str) -> tuple[InputSpec, str]:
-    """Return the spec and the reason for a TensorFlow 1 graph: `facenet-2018`, adapted if it scales images itself."""
+    """Return the `InputSpec` of a TensorFlow 1 graph, and a text that says where it comes from.
+
+    The spec is `facenet-2018`, with a different standardization if the graph scales images itself.
+    """
     spec, reason = INPUT_SPECS["facenet-2018"], "the default for TensorFlow 1"
     scaled = with_scaling(spec, *scaling, source=source)
     return scaled, reason if scaled == spec else f"{reason}, adapted to the scaling inside it"

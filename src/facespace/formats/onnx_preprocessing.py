@@ -18,11 +18,11 @@ _FLOOR = 1e-10  # a shorter vector is divided by this instead of its length
 
 
 def with_preprocessing(data: bytes, spec: InputSpec, *, source: str, unit: bool) -> bytes:
-    """Turn an ONNX model of preprocessed images into one of uint8 crops (N,S,S,3) RGB, S = `spec.size`.
+    """Turn an ONNX model that takes preprocessed images into one that takes uint8 crops (N,S,S,3) RGB, S = `spec.size`.
 
-    The computation of `spec.preprocess` is added before the network and, with `unit`, the division of its first output by
-    its length after it (output `embeddings`). Other outputs are removed. A model that already takes uint8 crops is
-    returned unchanged. Raises `ModelError` if the input is not images, (N,3,S,S) or (N,S,S,3) float32, or if its size
+    The computation of `spec.preprocess` is added before the network. With `unit`, the first output is divided by its
+    length; the result is the output `embeddings`. Other outputs are removed. A model that already takes uint8 crops is
+    returned unchanged. Raises `ModelError` if the input is not images, (N,3,S,S) or (N,S,S,3) float32, or if their size
     differs from that of `spec`.
     """
     model = parse_model(data, source)

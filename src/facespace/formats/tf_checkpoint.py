@@ -59,10 +59,11 @@ def checkpoint_digest(folder: str | os.PathLike[str]) -> str:
 def find_checkpoint(folder: str | os.PathLike[str]) -> tuple[str, str]:
     """Return the path of the meta graph in a folder, and the path prefix of its newest checkpoint's files.
 
-    As in the FaceNet programs of 2018, the meta graph is the only `.meta`, and the checkpoint is the one that the file
-    `checkpoint` names, else the `model-….ckpt-N` with the highest N. Only the last part of the path in `checkpoint`
-    counts, because the trainer may have run elsewhere. Unlike those programs, this function also accepts several `.meta`
-    if one has the checkpoint's name, and a single checkpoint of any name. Raises `ModelError`.
+    The rules are those of the FaceNet programs of 2018. The folder has one `.meta` file, which is the meta graph. If
+    there is a file `checkpoint`, it names the newest checkpoint; otherwise this is the `model-….ckpt-N` with the
+    highest N. Only the last part of the path in `checkpoint` counts, because the trainer may have run elsewhere. Unlike
+    those programs, this function also accepts several `.meta` files if one has the checkpoint's name, and a single
+    checkpoint of any name. Raises `ModelError`.
     """
     folder = os.fspath(folder)
     shown = plain_text(folder)
@@ -117,7 +118,10 @@ def _named_checkpoint(path: str) -> str | None:
 
 
 def _read_at_most(path: str, n_bytes: int) -> bytes:
-    """Return the first bytes of a regular file; raises `ModelError` for pipes and devices, which might never end."""
+    """Return at most the first `n_bytes` of a file.
+
+    Raises `ModelError` if it is not a regular file: reading from a pipe or a device might never end.
+    """
     try:
         if not os.path.isfile(path):
             raise ModelError(f"{plain_text(path)}: missing or not a regular file; the folder of a checkpoint needs it")

@@ -87,7 +87,7 @@ def parse_graph(data: bytes, source: str) -> Graph:
 
 
 def graph_of(data: bytes) -> Any:
-    """Parse bytes as a GraphDef message; raises `DecodeError` if they are not one, `ValueError` if it is too large."""
+    """Parse bytes as a GraphDef; raises `DecodeError` if they are not one, `ValueError` if it has too many messages."""
     check_message_count(data, _TENSORFLOW, "GraphDef")
     graph = GraphDef()
     graph.ParseFromString(data)
@@ -168,14 +168,14 @@ def attributes_of(node: Any) -> dict[str, Any]:
 
 
 def images_node(graph: Graph) -> str | None:
-    """Return the name of the images' node: `input`, or `image_batch` in graphs without `input`; None if neither exists."""
+    """Return the name of the node that provides the images: `input`, else `image_batch`; None if neither exists."""
     return next((name for name in _IMAGES if name in graph), None)
 
 
 def inputs_of(graph: Graph, node: Any, source: str) -> list[tuple[str, int]]:
     """Return (node, output number) for every input of a node, without control inputs (^name).
 
-    The images' node has no inputs: the queue that fed it in training is left out.
+    The node that provides the images counts as having no inputs, because these are the queue that fed it in training.
     """
     if node.name == images_node(graph):
         return []
@@ -187,12 +187,13 @@ def inputs_of(graph: Graph, node: Any, source: str) -> list[tuple[str, int]]:
 
 
 def inference_graph(graph: Graph, output: str, source: str) -> Graph:
-    """Return the nodes that inference evaluates, inputs before users, without those of training.
+    """Return the nodes that inference evaluates, each after its inputs; nodes used only in training are left out.
 
     A Switch passes its data to one of its two outputs. Nodes behind the other output are dead, and a Merge takes the
     input that is alive. The choice must follow from constants and training flags (booleans that the caller feeds, such as
-    `phase_train`); in inference every flag is False. Both operators become an Identity, the images a Placeholder. Raises
-    `ModelError` if a choice depends on anything else, or if an operator's second output is needed.
+    `phase_train`); in inference every flag is False. Each Switch and Merge becomes an Identity, and the node that
+    provides the images becomes a Placeholder. Raises `ModelError` if a choice depends on anything else, or if the
+    second output of another operator is needed.
     """
     output = output_node(graph, output, source)
     order = _evaluation_order(graph, output, source)

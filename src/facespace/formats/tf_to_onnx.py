@@ -60,7 +60,7 @@ class Conv:
     attributes: dict[str, Any]
 
     def affine(self, scale: npt.NDArray[Any], shift: npt.NDArray[Any]) -> Value:
-        """Return the convolution with output channels times `scale` plus `shift`, each one number or one per channel."""
+        """Return this convolution with output `y·scale + shift`; each is one number, or one per output channel."""
         scale = np.broadcast_to(scale, self.bias.shape).astype(np.float64)
         kernel = self.kernel * scale[:, None, None, None]
         return Value("", True, conv=Conv(self.source, kernel, self.bias * scale + shift, self.attributes))
@@ -274,7 +274,7 @@ def _axis_first_concat(t: Translation, node: Any, inputs: Sequence[Value]) -> Va
 
 
 def _reshape(t: Translation, node: Any, inputs: Sequence[Value]) -> Value:
-    """Reshape with a free batch size; freezing sometimes stores the placeholder's batch size, or 1, in the shape."""
+    """Reshape for any batch size, even if the shape in a frozen graph begins with 1 or the placeholder's batch size."""
     if inputs[1].sizes:
         x = t.transposed(inputs[0], nchw=False)
         return Value(t.builder.node("Reshape", [x.name, inputs[1].name]), width=inputs[1].width)
@@ -340,7 +340,7 @@ def _reduce(op: str) -> Callable[[Translation, Any, Sequence[Value]], Value]:
 
 
 def _sizes(t: Translation, value: Value, *, scalar: bool = False) -> str:
-    """Return the ONNX value of one or several sizes; a vector, unless `scalar` is set and there is one size."""
+    """Return the name of the ONNX value that contains sizes. A constant becomes a vector, unless `scalar` is set."""
     if value.array is not None:
         array = value.array.astype(np.int64)
         return t.builder.constant(array if scalar else array.reshape(-1))

@@ -44,7 +44,7 @@ def graph_variables(graph: Graph, source: str) -> dict[str, npt.NDArray[Any]]:
 
 
 def folded(graph: Graph, source: str) -> set[str]:
-    """Return the scopes, such as `InceptionResnetV1/Conv2d_1a_3x3`, with a batch norm folded into the convolution."""
+    """Return the scopes, such as `InceptionResnetV1/Conv2d_1a_3x3`, whose batch norm is folded into the convolution."""
     return {
         scope
         for scope in _folded_biases(graph, source)

@@ -55,10 +55,10 @@ def parse_safetensors(data: bytes, source: str) -> dict[str, torch.Tensor]:
 
 
 def read_state_dict(path: Path) -> dict[str, Any]:
-    """Return the tensors of a file of weights: safetensors, or a file of `torch.save`; its content decides.
+    """Return the tensors in a file of weights, written as safetensors or by `torch.save`. The content shows which.
 
     A pickle may contain only tensors and plain containers; any other pickle is refused, and none of its code runs. The
-    result may be a dictionary around the weights, which `from_state_dict` unwraps. Raises `ModelError`.
+    weights may be nested in other dictionaries; `from_state_dict` finds them. Raises `ModelError`.
     """
     require_torch(f"{path}: a file of torch weights")
     import torch

@@ -207,9 +207,9 @@ class Classifier:
     def calibrate(
         self, probes: Vectors, names: Sequence[str], *, calibration: Calibration | None, rate: float | None = None
     ) -> TunedThresholds:
-        """Choose the thresholds on labelled photos and record the rates in `evidence_["calibrated"]`.
+        """Choose the thresholds on labelled photos: the embeddings `probes` (N,D) of people with these `names`.
 
-        See `threshold_tuning`.
+        Record the measured error rates in `evidence_["calibrated"]`. See `threshold_tuning`.
         """
         self._check_fitted()
         rate = self.rate if rate is None else rate

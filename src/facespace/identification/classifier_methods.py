@@ -48,7 +48,7 @@ class NearestCentroid:
 
 
 class NearestNeighbors:
-    """Chooses the person with the most weight among the five nearest photos, each weighted by its cosine."""
+    """Chooses the person with the most weight among the five nearest photos; a photo has the weight 1 + cosine."""
 
     def __init__(self, embeddings: Embeddings, owners: Integers, n_people: int) -> None:
         self._embeddings, self._owners, self._n_people = embeddings, owners, n_people

@@ -214,7 +214,7 @@ def _plots(classifier: Classifier, tried: ClassifierEvaluation | None) -> list[t
 
 
 def _tiles(rates: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Return name, value and interval of each rate; a rate without value and without faces is left out."""
+    """Return the name, value and interval of each rate as text; leave out a rate that has neither a value nor faces."""
     return [
         (_WORDS[name], "not measured" if rate["share"] is None else f"{rate['share']:.3f}", _interval(rate))
         for name, rate in rates.items()

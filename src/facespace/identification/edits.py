@@ -67,7 +67,7 @@ PersonRef = str | Seen
 
 
 class Done(NamedTuple):
-    """The result of a change: its `number` in the log, None if nothing had to change, and how many photos it moved."""
+    """The result of a change: its `number` in the log (None if nothing had to change), and how many photos changed."""
 
     number: int | None
     n_photos: int = 0
@@ -121,7 +121,7 @@ def edit(
     metadata: dict[str, Any] | None = None,
     templates: str | None = None,
 ) -> Done:
-    """Change a person's fields; a field that is None stays. Raise `NameTaken` if another has the name or external id."""
+    """Change the fields that are not None. Raise `NameTaken` if another person has the new name or external id."""
     given: dict[str, Any] = {}
     if new_name is not None:
         given["name"] = clean_name(new_name)
@@ -309,7 +309,10 @@ def undo(store: Store, number: int | None = None) -> LogEntry:
 
 
 def _apply(store: Store, make: Callable[[], Change | None]) -> int | None:
-    """Apply the change that `make` builds from the present state, retrying on conflicts; return its number in the log."""
+    """Apply the change that `make` builds from the present state, and retry on conflicts; return its number in the log.
+
+    Return None if `make` does, because nothing has to change.
+    """
     attempt = 0
     while (change := make()) is not None:
         attempt += 1

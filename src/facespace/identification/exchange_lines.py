@@ -180,7 +180,10 @@ def read_line(data: bytes, where: str) -> Line:
 
 
 def read_json(data: bytes, where: str) -> Any:
-    """Decode UTF-8 JSON; raise `ValueError`, which names `where`, for anything else, NaN and integers above 20 digits."""
+    """Decode UTF-8 JSON. Raise `ValueError`, which names `where`, if `data` cannot be decoded.
+
+    `NaN`, `Infinity` and integers of more than 20 digits are refused in the same way.
+    """
     try:
         return _DECODER.decode(data.decode("utf-8"))
     except RecursionError:

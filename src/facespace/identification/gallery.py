@@ -295,9 +295,10 @@ class Gallery:
         return self._store.erase(before=before)
 
     def set_retention(self, days: float | None) -> None:
-        """Erase removed people and photos after `days`, whenever the gallery is opened for changes; None turns it off.
+        """Set after how many days removed people and photos are erased; with None they are not erased automatically.
 
-        A program that keeps a gallery open for long must call `erase_what_is_due` regularly, as `facespace serve` does.
+        They are erased whenever the gallery is opened for changes. A program that keeps a gallery open for long must
+        call `erase_what_is_due` regularly, as `facespace serve` does.
         """
         if days is not None and not 0 <= days < 36_500:
             raise ValueError(f"a retention must be from 0 to 36,500 days, got {days}")

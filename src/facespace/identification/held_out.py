@@ -143,7 +143,9 @@ def reliability(trials: HeldOutTrials, chosen: float, *, seed: int = 0) -> list[
 
 
 def probability(margins: Floats, fit: tuple[float, float]) -> Floats:
-    """Return the probabilities of `margins` by the slope and intercept that `fit_probability` found.
+    """Return the probability that each face shows its nearest person.
+
+    `margins` are similarities minus thresholds; `fit` is the slope and intercept from `fit_probability`.
 
     >>> probability(np.array([0.0, 100.0]), (10.0, 0.0)).tolist()
     [0.5, 1.0]
@@ -156,7 +158,10 @@ def probability(margins: Floats, fit: tuple[float, float]) -> Floats:
 def _outcomes(
     trials: HeldOutTrials, chosen: float, known: Booleans, strange: Booleans
 ) -> tuple[Floats, Floats, Floats]:
-    """Return for each face its margin over the threshold, whether the nearest person was right (1 or 0), and its weight."""
+    """Return each face's margin over the threshold, whether its nearest person was right (1 or 0), and its weight.
+
+    `known` and `strange` are masks that select the enrolled people's and the strangers' faces among the trials.
+    """
     x = np.concatenate([trials.margin[known], trials.stranger_margin[strange]]) - chosen
     n_known, n_strange = int(known.sum()), int(strange.sum())
     right = np.concatenate([(trials.nearest == trials.owner)[known], np.zeros(n_strange)])

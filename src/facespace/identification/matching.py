@@ -30,10 +30,10 @@ class Match:
 def matches(
     found: Nearest, thresholds: npt.NDArray[np.float64], names: Mapping[int, str], no_match: Match
 ) -> list[list[Match]]:
-    """Return the k matches of each of N probes, best first; a match has a name if it reaches the threshold (N,k).
+    """Return up to k matches for each of N probes, best first; a match has a name if it reaches its threshold.
 
-    `names` maps ids to names. People without a name in it were removed after the search and are left out. A probe that
-    has no people left gets `no_match`.
+    `thresholds` are (N,k). `names` maps people's ids to their names. People who are not in `names` were removed after
+    the search and are left out. A probe for which nobody remains gets `no_match`.
     """
     return [
         [_match(found, thresholds, names, n, k) for k in ranks] or [no_match]

@@ -26,7 +26,7 @@ _BLOCK_ROWS = 4096
 
 
 def templates(owners: Integers, vectors: Embeddings, n_people: int) -> Embeddings:
-    """Return one unit vector for each person (P,D): the mean of the rows of `vectors` that belong to them, scaled.
+    """Return each person's template (P,D): the mean of the person's rows of `vectors` (N,D), scaled to length 1.
 
     `owners` (N,) gives the person of each row.
 
@@ -52,7 +52,7 @@ def thresholds_of_table(
 
 
 def held_out_margins(embeddings: Embeddings, owners: Integers, people: Embeddings, thresholds: Floats) -> Floats:
-    """Return for each photo (N,) the largest similarity minus threshold over all people except its own.
+    """Return for each photo (N,) the largest of similarity minus threshold over all people but the one it shows.
 
     The result is −inf if there is only one person. `people` (P,D) are templates, `thresholds` is (P,), and `owners` (N,)
     gives each photo's row in `people`.

@@ -49,10 +49,10 @@ _Run = Callable[..., Iterator[Any]]  # map, or that of a pool of threads
 
 
 class Rows(NamedTuple):
-    """Vectors of people; the rows of one person must be consecutive.
+    """Holds n vectors of people; the rows of one person must be consecutive.
 
-    `ids` (n,) are the people's ids and `vectors` (n,D) have length 1 up to rounding. `n_photos` (n,) is the number of
-    photos that a vector is the mean of, and `qualities` (n,) is their mean quality.
+    `ids` (n,) are the people's ids and `vectors` (n,D) have length 1 up to rounding. Each vector is the mean of
+    `n_photos` (n,) photos, whose mean quality is `qualities` (n,).
     """
 
     ids: npt.NDArray[np.int64]
@@ -216,7 +216,7 @@ class PeopleIndex:
         return all(block.sketches is not None for block in self._blocks)
 
     def _ensure_sketches(self, n_probes: int) -> bool:
-        """Return whether all blocks have sketches; compute them if enough probes were compared without."""
+        """Return whether all blocks have sketches. Compute missing ones as soon as more than 8 probes were searched."""
         assert self._sketcher is not None
         if not self._has_sketches:
             self._n_compared += n_probes
@@ -339,7 +339,10 @@ class PeopleIndex:
         return similarities
 
     def _by_block(self, rows: npt.NDArray[np.intp]) -> Iterator[tuple[slice, _Block, npt.NDArray[np.intp]]]:
-        """Yield for each block with some of `rows` (ascending): their slice, the block, and their numbers within it."""
+        """Yield each block that contains some of `rows`, which are ascending row numbers of the index.
+
+        Yields the slice of `rows` that lies in the block, the block, and the numbers of these rows within the block.
+        """
         bounds = np.searchsorted(rows, self._starts)
         for n in np.flatnonzero(bounds[1:] > bounds[:-1]).tolist():
             part = slice(int(bounds[n]), int(bounds[n + 1]))
@@ -448,7 +451,7 @@ def _with_sketches(blocks: Sequence[_Block], sketcher: Sketcher) -> Iterator[_Bl
 
 
 def _rejoined(blocks: Sequence[_Block]) -> list[_Block]:
-    """Return the rows of some blocks in blocks of 4,096, with sketches if all of them have sketches."""
+    """Regroup the rows of some blocks into blocks of 4,096 rows; keep the sketches if all given blocks have them."""
     pieces = list(_pieces(block.rows for block in blocks))
     sketches = [block.sketches for block in blocks if block.sketches is not None]
     if not pieces or len(sketches) < len(blocks):

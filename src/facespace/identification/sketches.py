@@ -21,11 +21,11 @@ _HALF_LIMIT = np.array(127, np.uint8)
 
 
 class Sketcher:
-    """Computes sketches of vectors (n,D) relative to the mean of a sample of them.
+    """Computes sketches, 512 bits for each vector (D,), relative to the mean of a sample of the vectors.
 
-    For D = 512 each number gives one bit, its sign relative to the mean. For other D the vectors are first multiplied by
-    a fixed random matrix (D,512). If D is larger, it has 512 orthonormal columns. If D is smaller, it consists of
-    orthogonal matrices side by side, because D bits alone would be too few.
+    For D = 512 each number gives one bit, which says whether it is above the mean. For other D the vectors are first
+    multiplied by a fixed random matrix (D,512). If D > 512, the matrix has orthonormal columns. If D < 512, it consists
+    of orthogonal matrices side by side, because D bits alone would be too few.
 
     >>> sketcher = Sketcher(np.eye(4, dtype=np.float16))
     >>> sketches = sketcher.sketch(np.array([[1, 0, 0, 0], [0.8, 0.6, 0, 0], [-1, 0, 0, 0]], np.float16))
@@ -98,10 +98,10 @@ count_bits: Any = getattr(np, "bitwise_count", count_bits_by_table)
 
 
 def distances(sketches: Sequence[npt.NDArray[np.uint64]], probes: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint8]:
-    """Return the distances (N,R) of probes (8,N) from the R columns of `sketches`, which are arrays (8,n).
+    """Return the distances (N,R) between the probes (8,N) and all R columns of the arrays (8,n) in `sketches`.
 
-    The distance is the number of differing bits. In each half of the 512 bits it is counted up to 127, so that the sum
-    fits a byte: similar vectors differ in fewer bits, and unrelated vectors in about 128 bits of each half.
+    The distance is the number of differing bits. In each half of the 512 bits at most 127 are counted, so that the sum
+    fits a byte. This is enough: similar vectors differ in fewer bits, unrelated ones in about 128 bits of each half.
 
     >>> zeros = np.zeros((8, 1), np.uint64)
     >>> distances([zeros + 3, ~zeros - 1], zeros).tolist()

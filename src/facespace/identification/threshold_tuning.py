@@ -19,10 +19,10 @@ _BLOCK_ROWS = 1024
 
 @dataclass(frozen=True, slots=True)
 class TunedThresholds:
-    """The offset to add to every person's threshold so that a share `rate` of strangers is named, and its evidence.
+    """The offset to add to every person's threshold so that a share `rate` of strangers is named.
 
-    `evidence` contains the measured rates with intervals (see `held_out.rates`), the numbers of photos of known people
-    and of strangers, and the number of photos left out because they are enrolled.
+    `evidence` shows how well this is known: the measured rates with intervals (see `held_out.rates`), the numbers of
+    photos of known people and of strangers, and the number of photos left out because they are enrolled.
     """
 
     rate: float

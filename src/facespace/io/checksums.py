@@ -40,7 +40,7 @@ def sha256_of(*paths: str | os.PathLike[str]) -> str:
 
 
 def sha256_or_error(path: str | os.PathLike[str]) -> str | OSError:
-    """Return `sha256_of` one file, or the error if it cannot be read, so that a stream of files goes on."""
+    """Return `sha256_of` a file. If the file cannot be read, return the error, so that a loop over files goes on."""
     try:
         return sha256_of(path)
     except OSError as error:

@@ -171,7 +171,7 @@ def is_video(path: str | os.PathLike[str]) -> bool:
 def kind_in_folder(path: str | os.PathLike[str]) -> Kind:
     """Return the kind of a file found in a folder; the file is opened only if its ending does not decide.
 
-    A file that cannot be opened counts as a photo, so that the reader of photos reports why.
+    A file that exists but cannot be opened counts as a photo, so that the reader of photos reports why.
 
     >>> kind_in_folder("not there.JPG"), kind_in_folder("not there.mov"), kind_in_folder("not there.txt")
     (<Kind.PHOTO: 'photo'>, <Kind.VIDEO: 'video'>, <Kind.OTHER: 'other'>)

@@ -73,7 +73,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
 
 
 def is_stdout(target: Path) -> bool:
-    """Return whether a path is this process's standard output: `/dev/stdout`, or the terminal or pipe behind it."""
+    """Return whether a path is this process's standard output: `/dev/stdout`, or the file or pipe to which it leads."""
     try:
         return os.path.samestat(target.stat(), os.fstat(1))
     except OSError:  # no such file, or no standard output

@@ -105,11 +105,11 @@ def read(source: Source, *, max_pixels: int | None = None) -> RGB:
 def read_reduced(
     source: Path | bytes, least_scale: Callable[[int, int], float], *, max_pixels: int | None = None
 ) -> tuple[RGB, int]:
-    """Read a photo like `read`, or a JPEG at 1/n of its size; return the pixels and n: 1, 2, 4 or 8.
+    """Read a photo like `read`, but a JPEG at 1/n of its size if allowed; return the pixels and n: 1, 2, 4 or 8.
 
-    `least_scale` returns the smallest allowed scale for the height and width of the stored picture. A JPEG's blocks of 8x8
-    pixels are decoded to 4x4, 2x2 or one pixel, which takes half of the time and 1/n² of the memory. Pixel (x, y)
-    represents the n x n pixels from (n·x, n·y) on. Errors and warnings are those of `read`.
+    `least_scale` takes the height and width of the stored picture and returns the smallest allowed scale. The decoder
+    turns each block of 8x8 pixels of a JPEG into 4x4, 2x2 or one pixel, which takes half of the time and 1/n² of the
+    memory. Pixel (x, y) represents the n x n pixels from (n·x, n·y) on. Errors and warnings are those of `read`.
 
     >>> from facespace.io.pictures import encode
     >>> photo = encode(Image.new("RGB", (400, 300)), "JPEG")
@@ -387,7 +387,10 @@ def _bounds(parts: Iterable[npt.NDArray[Any]]) -> tuple[Any, Any]:
 
 
 def _eight_bits(values: npt.NDArray[Any], bounds: tuple[Any, Any]) -> RGB:
-    """Convert pixel values to uint8; `bounds` are the image's extreme values. Raises `_UnusableError` if out of range."""
+    """Convert pixel values to uint8; `bounds` are the lowest and the highest value of the whole image.
+
+    Raises `_UnusableError` for floats outside 0 to 255 and integers outside 0 to 65535.
+    """
     if values.dtype == np.uint8:
         return np.asarray(values, np.uint8)
     if values.dtype.kind == "b":

@@ -11,9 +11,9 @@ _MAX_TILES = 20_000  # the decoder allocates some 10 kB for each before it decod
 
 
 def claimed_size(file: BinaryIO) -> tuple[int, int]:
-    """Return width and height from the codestream's header, which may differ from the file's header.
+    """Return width and height from the codestream's header; the file's own header may state another size.
 
-    Raises `ValueError` for a file without such a header, with more than 4 components or with too many tiles.
+    Raises `ValueError` if the codestream's header is missing or invalid, or states over 4 components or too many tiles.
     """
     file.seek(0)
     if file.read(4) == _CODESTREAM:

@@ -12,7 +12,7 @@ _ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
 
 
 class Frame(NamedTuple):
-    """A JPEG within bytes: its end, its width and height, and whether its header announces further pictures."""
+    """A JPEG within bytes: its `end`, its `size` (width, height), and whether its header announces further pictures."""
 
     end: int
     size: tuple[int, int]
@@ -20,9 +20,9 @@ class Frame(NamedTuple):
 
 
 def follows_itself(file: BinaryIO) -> bool:
-    """Return whether a file begins with three consecutive JPEGs of one size. The file is left at any position.
+    """Return whether a file begins with three consecutive JPEGs of one size. The file's position changes.
 
-    A photo whose header announces further pictures (Multi-Picture Format, Android's containers) is a photo.
+    Return False for a photo whose header announces further pictures (Multi-Picture Format, Android's containers).
     """
     file.seek(0)
     data = file.read(_MAX_BYTES)

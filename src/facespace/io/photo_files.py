@@ -30,7 +30,10 @@ class PhotoFiles:
         self._names: dict[Kind, list[str]] = {Kind.VIDEO: [], Kind.OTHER: []}
 
     def takes(self, path: str | os.PathLike[str], name: str = "", *, kind: Kind | None = None) -> bool:
-        """Return whether a file is a photo, else count it; messages show `name` as its path; `kind` is given if known."""
+        """Return whether a file is a photo. If it is not, count it as left out.
+
+        Messages show `name` instead of the path. `kind` is the file's kind, if the caller knows it already.
+        """
         kind = kind_in_folder(path) if kind is None else kind
         if kind is Kind.PHOTO:
             return True

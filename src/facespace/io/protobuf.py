@@ -102,7 +102,7 @@ def check_message_count(data: bytes, schema: Schema, root: str, limit: int = MAX
 
 
 def read_varint(data: bytes, position: int, end: int) -> tuple[int, int]:
-    """Return the number at a position and the position after it, which is −1 if there is no number."""
+    """Return the varint at `position` and the position after it, or (0, −1) if no whole varint is before `end`."""
     value = shift = 0
     while 0 <= position < end and shift < 70:
         byte = data[position]

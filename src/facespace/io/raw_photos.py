@@ -149,7 +149,10 @@ def _order(header: bytes) -> str:
 
 
 def _layout(header: bytes) -> tuple[int, bool, str, str]:
-    """Return the offset of the first directory, whether offsets have 8 bytes, and the formats of a count and an entry."""
+    """Return the offset of a TIFF file's first directory, whether offsets have 8 bytes, and two formats of `struct`.
+
+    The formats are that of a directory's number of entries, and that of an entry.
+    """
     order, big = _order(header), 43 in header[2:4]
     header = header.ljust(16, b"\0")
     if big:

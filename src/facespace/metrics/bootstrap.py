@@ -67,7 +67,7 @@ def bootstrap(
 
 
 class _Pairs:
-    """Pairs sorted by distance once, so that every figure of a replicate comes from cumulative sums of weights."""
+    """Holds the pairs sorted by distance, so that the figures of a replicate need only cumulative sums of weights."""
 
     def __init__(
         self,
@@ -124,9 +124,9 @@ class _Pairs:
         self._weigh_different, self._other = np.empty((2, len(impostor)))
 
     def figures(self, weights: Floats) -> list[float] | None:
-        """Return the figures of `names` for people with these `weights` (n,).
+        """Return the figures, in the order of `self.names`, for people with these `weights` (n,).
 
-        Returns None if same pairs or different pairs have no weight.
+        Returns None if the pairs of the same person, or those of different people, have no weight.
         """
         # Reuse the same memory, because allocating costs more than the sums; "clip" avoids a copy in NumPy.
         weigh_same = np.take(weights, self._person, out=self._weigh_same, mode="clip")
@@ -174,8 +174,8 @@ class _Pairs:
 def share(flags: Booleans, people: Integers, *, level: float = 0.95, seed: int = 0) -> dict[str, float | int | None]:
     """Return the share of true `flags` (N,), with an interval by bootstrap over the `people` (N,) they belong to.
 
-    If all flags are equal, the bootstrap sees no spread. The interval then reaches from the share (0 or 1) as far as P
-    people, each counted as one trial, allow: by 1 − (1 − level)^(1/P).
+    If all flags are equal, the bootstrap sees no spread. One end of the interval is then the share (0 or 1), and the
+    other is 1 − (1 − level)^(1/P) away: the exact bound for P people, each counted as one trial.
 
     >>> share(np.array([True] * 8), np.arange(8))["high"], round(share(np.array([True] * 8), np.arange(8))["low"], 2)
     (1.0, 0.69)

@@ -41,9 +41,9 @@ def pair_distances(
 class PairDistances:
     """The distances of fixed pairs, cheap to recompute when another mean is subtracted.
 
-    Only d² = |x − y|², which no mean changes, is computed from the pairs' embeddings. With a = x − m and b = y − m,
-    each row needs only |a|² = |x|² − 2 x·m + |m|², and the angle θ follows from sin²(θ/2) = (d² − (|a| − |b|)²) /
-    4|a||b|, which, unlike the arccosine, is exactly 0 for equal rows.
+    For a pair of embeddings x and y, d² = |x − y|² is computed once, because it does not depend on the mean m. With
+    a = x − m and b = y − m, a new mean needs only |a|² = |x|² − 2 x·m + |m|² for each row. The angle θ follows from
+    sin²(θ/2) = (d² − (|a| − |b|)²) / 4|a||b|, which, unlike the arccosine, is exactly 0 for equal rows.
 
     `embeddings` (N,D) are float32 or float64; all arithmetic is float64. `detected` (N,) is false for photos without a
     detected face: their rows may contain anything, and their pairs have infinite distance. Rows in no pair may contain

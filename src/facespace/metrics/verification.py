@@ -24,10 +24,11 @@ _ROC_POINTS = 2000
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Roc:
-    """A receiver operating characteristic: at `threshold` (T,) a share `far` of different and `val` of same pairs
-    match.
+    """A receiver operating characteristic (ROC) with T points.
 
-    Both rise from 0. The curve is linear between its points, and from its last point to (1, 1).
+    At each `threshold` (T,), `far` (T,) is the share of pairs of different people that match, and `val` (T,) the share
+    of pairs of one person that match. Both shares rise from 0. The curve is linear between its points, and from its
+    last point to (1, 1).
     """
 
     far: Floats
@@ -142,12 +143,13 @@ def evaluate(
     mean: npt.NDArray[np.floating[Any]] | None = None,
     detected: Booleans | None = None,
 ) -> Verification:
-    """Measure how well distances tell pairs of the same person, `same` (P,), from pairs of different people.
+    """Measure how well distances tell pairs of one person, for which `same` (P,) is true, from pairs of two people.
 
     Pairs are rows `first` (P,) and `second` (P,) of `embeddings` (N,D). With `fold` (P,) each fold is judged by the
-    threshold of best accuracy on the other folds (the first of `GRID`), and `subtract_mean` subtracts the mean of the
-    other folds' photos, each counted once per pair it is in. Without `fold`, `threshold` and `mean` (D,) are those
-    chosen on other pairs (`choose_threshold`); if they are not given, they are computed from the pairs that are judged.
+    first threshold of `GRID` with the best accuracy on the other folds. `subtract_mean` then subtracts the mean of the
+    photos in the other folds; a photo counts once for each pair that contains it. Without `fold`, give the `threshold`
+    and `mean` (D,) that `choose_threshold` found on other pairs; otherwise the threshold, and the mean if
+    `subtract_mean` is set, are computed from the pairs that are judged.
 
     Pairs with a photo whose `detected` (N,) is false count as errors in accuracy, whether same or different. In all
     other figures they match at no threshold and stay in every denominator. Raises `ValueError` for inconsistent

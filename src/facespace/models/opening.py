@@ -47,9 +47,9 @@ class OpenedModel:
     or a default was assumed, else empty. `fingerprint` is the SHA-256 that identifies the weights in galleries. `remarks`
     are all lines for the user, including the assumption. Only model folders have a `record`, only named models a `card`.
 
-    `read_onnx` reads the network as an ONNX file of preprocessed images, `read_backbone` as a torch network, and
-    `read_folded` the names of the variables that batch norms were folded into. Each is None if the format does not
-    support it.
+    `read_onnx` reads the network as an ONNX file that takes preprocessed images, `read_backbone` reads it as a torch
+    network, and `read_folded` reads the names of the variables that batch norms were folded into. Each is None if the
+    format does not support it.
     """
 
     name: str
@@ -68,9 +68,9 @@ class OpenedModel:
 
     @property
     def detector(self) -> str:
-        """The name of the detector for the network's crops.
+        """The name of the detector whose faces are cropped for the network.
 
-        Crops by a box need MTCNN's boxes; crops by five landmarks do not depend on the box.
+        Crops cut by the face's box need MTCNN's boxes; crops aligned by five landmarks do not depend on the box.
         """
         if self.card is not None:
             return self.card.detector
@@ -137,7 +137,7 @@ def open_model(model: str | PathLike[str], spec: InputSpec | str | None = None) 
 
 
 def _open_card(card: ModelCard, spec: InputSpec | None) -> OpenedModel:
-    """Open a named model: weights in an installed package, which are read on demand, or a downloaded model folder."""
+    """Open a named model from a downloaded model folder, or from an installed package; the latter is read on demand."""
     path = locate(card)
     _check_size(card.name, card.spec, spec)
     if path.is_dir():

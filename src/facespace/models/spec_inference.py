@@ -31,7 +31,7 @@ def explicit_spec(path: Path, spec: InputSpec | None) -> SpecAndReason | None:
 def graph_spec(
     path: Path, fingerprint: str, onnx: Callable[[], bytes], folder: Path | None
 ) -> tuple[InputSpec, str, str, list[str]]:
-    """Return the spec of a graph without a JSON file: the spec, the reason, the line about an assumption, and remarks."""
+    """Infer the spec of a graph that has no JSON file; return it, the reason, `assumption_line` or "", and remarks."""
     for card in MODELS.values():
         if fingerprint in (card.graph_sha256, card.sha256):
             remark = f"{path}: recognised as {card.name}, {describe_spec(card.spec)}"
@@ -56,8 +56,9 @@ def trainer_prewhitens(folder: Path) -> bool:
 def prewhitens(graph: Graph) -> bool:
     """Return whether a trainer's graph standardises every image by its own mean and deviation.
 
-    The evidence is max(deviation, 1/√N), a `Maximum` over a `Sqrt` and an `Rsqrt`. FaceNet's trainer of April 2018 has
-    this inside a condition that the command line decides, which the graph does not show; the result is then False.
+    The evidence is max(deviation, 1/√N): a `Maximum` node with an `Rsqrt` node as input. In graphs of FaceNet's
+    trainer of April 2018 this node is inside a condition, which the command line decided; the graph does not show
+    how. The result is then False.
     """
     return any(
         graph[taken.partition(":")[0]].op == "Rsqrt"

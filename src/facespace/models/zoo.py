@@ -21,8 +21,8 @@ class ModelCard:
     If both are missing, `file` is packed into facespace's own wheel. `detector` finds the faces that the crops are cut
     from.
 
-    `sha256` is that of `file`, `size` its number of bytes, if known. If `file` is a zip, `graph_sha256` is that of the
-    frozen graph in it. `browser_url` is an address that only works in a browser.
+    `sha256` is the SHA-256 of `file`, `size` its number of bytes, if known. If `file` is a zip, `graph_sha256` is the
+    SHA-256 of the frozen graph in it. `browser_url` is an address that only works in a browser.
     """
 
     name: str

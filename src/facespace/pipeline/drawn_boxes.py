@@ -51,7 +51,10 @@ def checked_box(numbers: Sequence[float], width: int, height: int) -> Box:
 
 
 def region_around(image: npt.NDArray[np.uint8], box: Box) -> Region:
-    """Cut a box and its surroundings out of an image (H,W,3), enlarged so that a detector finds a small face in it."""
+    """Cut a box and its surroundings out of an image (H,W,3), and scale them to a size that suits a detector.
+
+    A small region is enlarged so that the detector finds a small face, and a very large one is made smaller.
+    """
     height, width = image.shape[:2]
     more = _MARGIN * max(box[2] - box[0], box[3] - box[1])
     x1, y1 = max(int(box[0] - more), 0), max(int(box[1] - more), 0)

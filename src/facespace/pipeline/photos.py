@@ -33,7 +33,7 @@ _READ_AHEAD = 4
 
 @dataclass(slots=True)
 class Photo:
-    """The result for one photo; `path` is its path, or `<array>` and the like for other sources.
+    """The result for one photo. `path` is the photo's path, or a word such as `<array>` if the photo is not a file.
 
     `error` is the reason if the photo could not be read, else None. `embeddings` (F,D) come from `Embedder.represent`
     and are empty without an embedder; `crops` (F,S,S,3) and `pixels`, the photo itself, are present on request.

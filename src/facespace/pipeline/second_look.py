@@ -54,9 +54,10 @@ def find_with_second_look(
 def look_again(
     images: Sequence[Pixels], detector: Detector, reductions: Sequence[int] | None = None
 ) -> list[list[Face]]:
-    """Return the faces that fill each image (H,W,3), searched with a border in one `detect_many` for all images.
+    """Add a border to each image (H,W,3), call `detect_many` once for all, and return the faces that fill each image.
 
-    `reductions` are those of `find_with_second_look`: images that were read smaller are enlarged for this search.
+    `reductions` are those of `find_with_second_look`: an image read at 1/n of its size is searched at the size that the
+    full photo would be searched at.
     """
     if not images:
         return []

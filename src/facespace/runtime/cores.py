@@ -30,7 +30,7 @@ def usable_cores() -> int:
 def are_cores_limited() -> bool:
     """Return whether a quota or `FACESPACE_CORES` leaves fewer cores than the scheduler allows.
 
-    Libraries that count cores themselves see only the scheduler's limit, so the number must be passed to them.
+    Libraries that count cores themselves see only the scheduler's limit, so they must be told `usable_cores()`.
     """
     return usable_cores() < _scheduled_cores()
 

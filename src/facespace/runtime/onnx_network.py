@@ -149,10 +149,11 @@ class OnnxNetwork:
         return self.runtime != "cuda" and usable_cores() > 1
 
     def run_parts(self, parts: Iterable[npt.NDArray[Any]]) -> list[npt.NDArray[np.float32]]:
-        """Return the first output for each of several batches of the one input; `parts` may be a generator.
+        """Return the first output of a network with one input for each of several batches; `parts` may be a generator.
 
-        Batches are computed in parallel, each on its own core, while the next ones are prepared. Threads within one
-        call wait for the slowest of them at every layer, which costs most when other programs use the cores too.
+        Batches are computed in parallel, each on its own core, while the next ones are prepared. Several threads
+        for one batch would wait for the slowest of them at every layer, which costs most when other programs use the
+        cores too.
         """
         parts = iter(parts)
         first = list(itertools.islice(parts, 2))
@@ -209,7 +210,7 @@ class _Renewed:
 
 
 class _SideBySide:
-    """As many sessions of one network as there are cores, created on demand; each running call has its own."""
+    """Runs calls in parallel, each in its own session of one network; creates up to one session a core when needed."""
 
     def __init__(self, make: Callable[[], Any], first: Any = None) -> None:
         self._make = make
@@ -312,10 +313,10 @@ def lowest_precision(precision: Precision) -> str:
 
 
 def measured_precision(fingerprint: str, processor: Processor | None = None) -> Precision:
-    """Return the precision in which to compute these weights when `fastest` is requested.
+    """Return the precision to use when `fastest` is requested, for weights with this SHA-256 on this kind of processor.
 
-    `fastest` leaves the choice to the runtime: bfloat16, or 8-bit integers if ranges were measured, on processors that
-    support them.
+    It comes from a table of measurements, and is `fastest` for weights outside the table. `fastest` leaves the choice
+    to the runtime: bfloat16, or 8-bit integers if ranges were measured, on processors that support them.
 
     >>> measured_precision("0" * 64)
     'fastest'

@@ -85,7 +85,10 @@ def allowed(*roles: Role, scope: Scope = "named") -> Dependency:
 
 
 def key_text(request: Request) -> str | None:
-    """Return the key in `Authorization: Bearer …` or `X-API-Key: …`, None without these headers, or "" for another scheme."""
+    """Return the key in the header `Authorization: Bearer …`, or without this header, in `X-API-Key: …`.
+
+    Returns None if neither header is there, and "" if `Authorization` has a scheme other than Bearer.
+    """
     given = request.headers.get("authorization")
     if given is None:
         return request.headers.get("x-api-key")

@@ -31,7 +31,7 @@ _PHOTO_TYPES = (b"image/", b"multipart/", b"application/octet-stream")
 
 
 class Admission:
-    """ASGI middleware that applies the limits. `service` returns the service, or None before it has started."""
+    """ASGI middleware that limits the size, time and memory of requests. `service` returns None before its start."""
 
     def __init__(self, app: ASGIApp, settings: Settings, service: Callable[[], Service | None]) -> None:
         self._app = app
@@ -164,7 +164,7 @@ class _Passage:
         return message
 
     async def send(self, message: Message) -> None:
-        """Send a part of the answer. If the body was not read, close the connection after the answer."""
+        """Send a part of the answer. If part of the request was not read, close the connection after the answer."""
         if message["type"] == "http.response.start":
             self._is_started = True
             if not self._is_read:

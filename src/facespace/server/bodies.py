@@ -73,7 +73,7 @@ async def read_photos(request: Request, *, field: str = "photo", most: int | Non
 
 
 async def read_form(request: Request, *, raw_as: str | None = None) -> Form:
-    """Return the form of a request. With `raw_as`, a raw image counts as the only file of that field."""
+    """Return the form of a request. A body that is a raw image is accepted as the only file of the field `raw_as`."""
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     kind = kind.lower()
     if kind == b"multipart/form-data":

@@ -23,7 +23,10 @@ _WAYS = 8  # slots in which a caller may be stored
 
 
 class Buckets(Protocol):
-    """Stores each caller's tokens and the time when they were counted. Hold `lock` from a `read` until its `write`."""
+    """Stores token buckets: for each caller the number of tokens, and the time when they were counted.
+
+    Hold `lock` from the `read` of a caller's tokens until the `write` of the new number.
+    """
 
     @property
     def lock(self) -> contextlib.AbstractContextManager[object]:

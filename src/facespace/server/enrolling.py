@@ -134,7 +134,7 @@ BOX_FIELD = {
 
 
 def metadata_of(form: Form, field: str = "metadata") -> dict[str, Any] | None:
-    """Return the JSON object in a field of a form, or None. Raise `Problem` 422 for anything else."""
+    """Return the JSON object in a field of a form; None if the form lacks the field. Raise `Problem` 422 otherwise."""
     text = form.text(field)
     if text is None:
         return None
@@ -345,7 +345,10 @@ def _box_numbers(form: Form, n_photos: int) -> list[float] | None:
 
 
 async def _take_box(service: Service, gallery: Gallery, photo: AnalyzedPhoto, numbers: list[float]) -> Warned:
-    """Keep only the face in a box drawn by hand. Return the warning that says how the face was found."""
+    """Keep only the face in a box that a user drew, given as `numbers` x1, y1, x2, y2.
+
+    If no face is found there, its landmarks are assumed. Return the warning that says which of the two happened.
+    """
     assert photo.pixels is not None
     box: Box = checked(lambda given: checked_box(given, photo.width, photo.height), numbers)
     warned = Warned(code="drawn_box", detail="the face in the drawn box was enrolled")

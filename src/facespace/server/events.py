@@ -248,12 +248,15 @@ class Events:
         return self._last
 
     def newest_in_file(self) -> int:
-        """Return the number of the newest event of all workers. One that was just emitted may be unknown to `newest`."""
+        """Return the number of the newest event of all workers. `newest` may be lower if the event was just emitted."""
         ((newest,),) = self._state.rows("SELECT seq FROM sqlite_sequence WHERE name = 'event'")
         return int(newest)
 
     def after(self, number: int, limit: int = 100, event_filter: EventFilter | None = None) -> list[Event]:
-        """Return up to `limit` events with higher numbers, oldest first, from memory or else from the file."""
+        """Return up to `limit` events with numbers above `number`, oldest first.
+
+        They are read from memory; if memory does not contain them all, they are read from the file.
+        """
         return self.read(number, limit, event_filter)[0]
 
     def read(self, number: int, limit: int = 100, event_filter: EventFilter | None = None) -> tuple[list[Event], int]:
@@ -282,7 +285,7 @@ class Events:
         return found, found[-1].number if full else max(newest, number, *(event.number for event in found[-1:]))
 
     def recent(self, number: int, limit: int, event_filter: EventFilter | None) -> tuple[list[Event], int] | None:
-        """Return the same as `read` from memory alone, or None if some of these events are only in the file."""
+        """Return what `read` returns, from memory alone; None if some events above `number` may be only in the file."""
         found: list[Event] = []
         with self._lock:
             if number < self._recent_after:

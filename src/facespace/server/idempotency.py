@@ -126,7 +126,9 @@ class Erasure:
 
 
 def keeps_answers(method: str, path: str) -> bool:
-    """Return whether an operation supports the header: a POST that changes something, without secrets and imports.
+    """Return whether an operation supports the header `Idempotency-Key`.
+
+    These are the POST operations that change something, except imports and those whose answer may contain a secret.
 
     >>> keeps_answers("POST", "/v1/enroll"), keeps_answers("POST", "/v1/identify"), keeps_answers("POST", "/v1/keys")
     (True, False, False)

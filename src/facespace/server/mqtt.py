@@ -208,7 +208,7 @@ class Publisher:
 
 
 class Bridge:
-    """Publishes events until the broker has confirmed them. The state file stores the last confirmed event."""
+    """Publishes events. The state file stores the last event that the broker confirmed; a restart continues there."""
 
     def __init__(self, events: Events, publisher: Publisher) -> None:
         self._events = events

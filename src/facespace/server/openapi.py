@@ -34,7 +34,7 @@ _BINARY = {"type": "string", "format": "binary"}
 
 
 def describe(app: FastAPI, root_path: str = "") -> None:
-    """Make `app.openapi` return the complete description, for addresses below a proxy's `root_path`."""
+    """Make `app.openapi` return the complete description. `root_path` is the path at which a proxy serves the app."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -107,7 +107,10 @@ def photo_body(
 def answer(
     model: Any, example: Any, *, description: str = "Done", status: int = 200, also: tuple[int, ...] = ()
 ) -> dict[int | str, dict[str, Any]]:
-    """Return the `responses=` of a route: its answer with an example, and the problems, including those of `also`."""
+    """Return the `responses=` of a route: its answer with an example, and the problems that it may answer.
+
+    These are the problems of every route, and those with the HTTP statuses in `also`.
+    """
     documented: dict[str, Any] = {"description": description, "content": {"application/json": {"example": example}}}
     if model is not None:
         documented["model"] = model

@@ -226,7 +226,10 @@ def problem_response(problem: Problem, request_id: str) -> Response:
 
 
 def add_problem_handlers(app: FastAPI, routers: Sequence[APIRouter]) -> None:
-    """Answer every error that routes raise as a problem. A 405 lists the methods of the address."""
+    """Make the app answer with a problem if a route raises an HTTP error, a validation error or a `FacespaceError`.
+
+    The answer 405 lists the methods that the address supports.
+    """
 
     async def handle(request: Request, error: Exception) -> Response:
         if isinstance(error, NoSuchCollection) and error.removed:  # by another process; a new one may reuse its name

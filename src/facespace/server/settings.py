@@ -109,7 +109,9 @@ class Settings:
 
 
 def default_state(gallery: str) -> str:
-    """Return the folder of the service's own file: next to the gallery's file, or in the current folder for a server.
+    """Return the default folder for the service's own file.
+
+    It lies next to the gallery's file. If the gallery is on a server, it lies in the current folder.
 
     >>> default_state("people.gallery"), default_state("postgresql://localhost/faces")
     ('people.gallery.service', 'facespace.service')

@@ -40,8 +40,9 @@ class StateError(FacespaceError):
 class State:
     """The state file of a service, created if missing. It is safe to share between threads and processes.
 
-    `folder` is made with mode 0700, the file with 0600. A folder that other users can write to, a damaged file, and a file
-    of a newer version raise `StateError`. So do all methods if the file cannot be read or written, as on a full disk.
+    `folder` is made with mode 0700, and the file with 0600. `StateError` is raised if other users can write to the
+    folder, or if the file is damaged or was written by a newer version. All methods raise it if the file cannot be read
+    or written, for example on a full disk.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -192,7 +193,10 @@ class State:
             raise self._damaged(str(error)) from None
 
     def sealing(self) -> Sealing:
-        """Return the object that encrypts texts. Raise `StateError` if the key of encrypted texts is no longer set."""
+        """Return the object that encrypts and decrypts texts.
+
+        Raise `StateError` if the file contains encrypted texts, and the variable with their key is unset or wrong.
+        """
         with self._write_lock:
             if self._sealing is not None:
                 return self._sealing
@@ -217,7 +221,10 @@ class State:
         return None if found is None else json.loads(found[0])
 
     def scrub(self) -> None:
-        """Empty the write-ahead log into the file: deleted data is overwritten on the disk unless it is being read."""
+        """Copy the write-ahead log into the file and empty it, so that deleted data is overwritten on the disk.
+
+        While another connection reads the deleted data, it stays on the disk.
+        """
         with self._write_lock, self._errors():
             self._check_process()
             self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
@@ -309,7 +316,7 @@ def serving(folder: Path) -> Iterator[None]:
 
 
 def _clear(folder: Path) -> None:
-    """Delete files of requests that a killed process left behind: the files may contain all people, unencrypted."""
+    """Delete the temporary files of requests that a killed process left. They may contain all people, unencrypted."""
     for left in (path for pattern in _LEFTOVERS for path in folder.glob(pattern)):
         if left.is_dir() and not left.is_symlink():
             shutil.rmtree(left, ignore_errors=True)

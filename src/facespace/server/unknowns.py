@@ -61,7 +61,10 @@ _WAIT = 1.0  # seconds to wait for a face that another worker has answered but n
 
 
 class Unknown(NamedTuple):
-    """One unnamed face: its id, the time it was `seen` (UTC), its `box` in the photo, and its stored crop as `photo`."""
+    """An unnamed face. `seen` is the time it was seen (UTC), and `box` its box in the photo.
+
+    `person` and `photo` are its records in the hidden collection; `has_crop` says whether its crop is stored there.
+    """
 
     id: str
     seen: str
@@ -246,7 +249,10 @@ class Unknowns:
         ]  # fmt: skip
 
     def ignore(self, collection: str, ids: Sequence[str]) -> int:
-        """Ignore the person in these faces: similar faces are `ignored` from now on, and not kept. Return their number."""
+        """Ignore the person whom these faces show, and return the number of these faces.
+
+        From now on, similar faces are reported as `ignored` and are not kept.
+        """
         unknowns = self.find(collection, ids)
         entries = self.entries(collection, unknowns)
         gallery = self._galleries.create(collection + IGNORED, self._model(collection))
@@ -293,7 +299,10 @@ class Unknowns:
                 self._write(waiting[start : start + _BATCH])
 
     def expire(self, now: float | None = None) -> int:
-        """Erase faces older than the collection's limit, and the oldest if there are too many. Return their number."""
+        """Erase unnamed faces that are older than their collection's limit, and return how many were erased.
+
+        If a collection still has too many unnamed faces, its oldest ones are erased too.
+        """
         now = time.time() if now is None else now
         n_erased = 0
         there = self._galleries.get().store.collections()

@@ -201,7 +201,8 @@ class Webhooks:
     def spread(self) -> bool:
         """Add a delivery for each new event and each webhook that selects it. Return whether any were added.
 
-        Deliveries and the webhook's mark change in one transaction, so that no event is left out or gets two deliveries.
+        A webhook's `mark` is the number of the last event that was examined for it. It changes in one transaction with
+        the deliveries, so that no event is left out or gets two deliveries.
         """
         newest = self._events.newest()
         behind = self._state.rows(

@@ -63,7 +63,7 @@ def check_shared_folder(run: Path, device: torch.device) -> None:
 
 
 def latest_checkpoint(folder: Path, device: torch.device) -> Path | None:
-    """Return the checkpoint that process 0 finds to be the latest, or None, so that all resume from the same step."""
+    """Return the latest checkpoint that process 0 finds, or None, so that all processes resume from the same step."""
     found = checkpoint.latest(folder)
     step = int.from_bytes(distributed.exchange((_step(found) + 1).to_bytes(8, "little"), device)[0], "little") - 1
     if step < 0:

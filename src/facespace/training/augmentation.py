@@ -105,7 +105,7 @@ def _colored(pixels: RGB, factors: list[float]) -> RGB:
 
 
 def _blurred(pixels: RGB, random: np.random.Generator) -> RGB:
-    """Shrink to a quarter to three quarters of the side, compress as JPEG of quality 30 to 90, and enlarge again."""
+    """Shrink the image to 25 to 75 % of its side, compress it as JPEG of quality 30 to 90, and enlarge it again."""
     side = pixels.shape[0]
     small = Image.fromarray(resize(pixels, max(1, int(side * random.uniform(0.25, 0.75)))))
     file = io.BytesIO()

@@ -219,7 +219,7 @@ def part_of(whole: Tensor, own: Tensor, name: str) -> Tensor:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[str, Tensor]:
-    """Return the state of an optimiser as `optimizer.PARAMETER.KEY`; `names` maps parameters' ids to their names."""
+    """Return an optimiser's state tensors as `optimizer.PARAMETER.KEY`; `names` maps `id(parameter)` to PARAMETER."""
     return {
         f"optimizer.{names[id(parameter)]}.{key}": value
         for parameter, state in optimizer.state.items()

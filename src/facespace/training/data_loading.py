@@ -59,7 +59,7 @@ class TrainingImages:
 
 @dataclass(slots=True)
 class Batch:
-    """Represents images (n,S,S,3) uint8 RGB and labels (n,) int64. `failed` lists images that were replaced, with reasons."""
+    """Represents images (n,S,S,3) uint8 RGB and labels (n,) int64. `failed` lists replaced images, and why."""
 
     images: Tensor
     labels: Tensor
@@ -216,7 +216,7 @@ def _unchanged(batch: Any) -> Any:
 
 
 def _ignore_signals(worker: int) -> None:  # noqa: ARG001
-    """Ignore signals in a worker: terminals and clusters signal every process, but the one that trains ends its workers."""
+    """Ignore signals in a worker: terminals and clusters send them to all processes; the trainer ends its workers."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
@@ -249,11 +249,11 @@ def standardized(images: Tensor, spec: InputSpec, device: torch.device) -> Tenso
 
 
 def fingerprint(images: TrainingImages, sources: Sequence[str]) -> str:
-    """Return the SHA-256 of people, labels, and names and sizes of the dataset's files.
+    """Return the SHA-256 of the people's names, the labels, and the names and sizes of the dataset's files.
 
     It changes when files are added, removed, renamed or get another size. The files are the images in a source's class
-    folders, or the files in the source itself if it has no such images or a `train.rec`. Raises `DatasetError` if a
-    source cannot be listed.
+    folders. If the source contains a `train.rec` or has no such images, they are the files in the source itself. Raises
+    `DatasetError` if a source cannot be listed.
     """
     digest = hashlib.sha256()
     for name in images.names:

@@ -60,11 +60,11 @@ class Guards:
 def first_not_finite(
     backbone: nn.Module, terms: Mapping[str, nn.Module], images: Tensor, *, forward: Callable[[], Any]
 ) -> str:
-    """Describe the first tensor between images and gradients that contains NaN or infinity.
+    """Describe the first tensor of a training step that contains NaN or infinity; return "" if all are finite.
 
-    The order is: weights, images, the outputs of the backbone's modules and then of the losses when `forward` is called
-    again, batch norm statistics (computed from outputs), gradients from the loss backwards. The result is empty if all
-    are finite.
+    The tensors are checked in this order: weights; images; the outputs of all modules of the backbone and the losses,
+    for which `forward` is called again; batch norm statistics, which are computed from outputs; gradients, from the
+    loss backwards.
     """
     modules = {"backbone": backbone, **{f"loss {name}": term for name, term in terms.items()}}
     for owner, module in modules.items():

@@ -30,7 +30,7 @@ Crops = Callable[[InputSpec], npt.NDArray[np.uint8]]
 
 @dataclass(slots=True)
 class Start:
-    """Represents the backbone that training begins with, its `InputSpec`, and one-line remarks for the user."""
+    """Represents the backbone with which training begins, its input `spec`, and one-line `remarks` for the user."""
 
     backbone: Backbone
     spec: InputSpec
@@ -140,8 +140,8 @@ def freeze(backbone: nn.Module, patterns: list[str]) -> list[nn.Module]:
 def parameter_groups(recipe: Recipe, backbone: Backbone, terms: Mapping[str, Loss]) -> list[dict[str, Any]]:
     """Return the trainable parameters in groups with `weight_decay` and `factor`, a multiplier of the learning rate.
 
-    Weight decay applies to what multiplies features (convolutions, dense layers, weights of identities), not to biases,
-    batch norms and slopes of activations, as in the programs of 2018.
+    As in the FaceNet programs of 2018, weight decay applies to the weights of convolutions, dense layers and
+    identities. It does not apply to biases, the parameters of batch norms, and the slopes of activations.
     """
     groups: list[dict[str, Any]] = []
     owners: list[tuple[nn.Module, float]] = [(backbone, recipe.backbone_learning_rate)]

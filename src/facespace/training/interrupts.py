@@ -20,10 +20,11 @@ class Interrupted(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def interrupts() -> Iterator[Callable[[], int]]:
-    """Yield a function that returns 0 until a signal has arrived, and then its number: SIGINT or SIGTERM.
+    """Yield a function that returns 0 until SIGINT or SIGTERM arrives, and then the number of that signal.
 
-    A second Ctrl-C raises `KeyboardInterrupt` at once. A second SIGTERM, and under torchrun a second Ctrl-C, is ignored:
-    a cluster signals every process of a job, and torchrun forwards the signals that it receives to its processes.
+    A second Ctrl-C raises `KeyboardInterrupt` at once. A second SIGTERM is ignored, and so is a second Ctrl-C under
+    torchrun. The reason is that one process often gets a signal twice: a cluster signals every process of a job, and
+    torchrun forwards the signals that it receives to its processes.
     """
     came: list[int] = []
     if threading.current_thread() is not threading.main_thread():

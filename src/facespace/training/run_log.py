@@ -52,7 +52,7 @@ class RunLog:
         self._writer = SummaryWriter(str(run), purge_step=step + 1)
 
     def step(self, row: Mapping[str, Any]) -> None:
-        """Log the figures of a step: `step`, `epoch`, `learning_rate`, `total_loss`, `losses`, `facts`, …"""
+        """Log the figures of a training step: `step`, `epoch`, `learning_rate`, `total_loss`, `losses`, `facts`, …"""
         self._line(row)
         if self._writer is None:
             return

@@ -53,8 +53,8 @@ def named(
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
     """Return the losses and the facts of a step by name.
 
-    `values` are the parts that `losses_of` returns, averaged over the step's `n_parts` micro-batches. Facts that count
-    something become sums.
+    `values` are the parts that `losses_of` returns, averaged over the step's `n_parts` micro-batches. Facts that are
+    counts, such as the number of triplets, are multiplied by `n_parts`, so that they are sums over the step.
     """
     rest = iter(values)
     losses, facts = {}, {}
@@ -106,7 +106,7 @@ def update_average(average: nn.Module, network: nn.Module, decay: float) -> None
 
 @torch.no_grad()
 def regularization(optimizer: torch.optim.Optimizer) -> float:
-    """Return the term that weight decay adds to the loss: Σ ½·weight_decay·‖w‖² over all parameters that have it."""
+    """Return the term that weight decay adds to the loss: Σ ½·weight_decay·‖w‖² over all parameters that decay."""
     total = 0.0
     for group in optimizer.param_groups:
         if group["weight_decay"]:

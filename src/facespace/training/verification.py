@@ -38,7 +38,7 @@ class Verifier:
     spec: InputSpec
 
     def measure(self, backbone: Backbone, device: str) -> dict[str, Metrics]:
-        """Return accuracy (with `accuracy_std` and `accuracy_interval`), VAL@FAR 1e-3, AUC, EER and seconds of each set.
+        """Return each set's accuracy (with `accuracy_std` and `accuracy_interval`), VAL@FAR 1e-3, AUC, EER and seconds.
 
         The network is left in evaluation mode.
         """
@@ -74,7 +74,7 @@ def prepare(recipe: Recipe, spec: InputSpec, *, detector: Detector | None = None
     """Open the sets of pairs in a recipe. Faces in whole photos are detected and cropped once, here.
 
     A set has the name of its file without ending; LFW's pairs are called `lfw`. A repeated name gets its position
-    appended. Raises `RecipeError` if crops do not fit the network's `InputSpec`, as figures on them would mislead.
+    appended. Raises `RecipeError` if crops do not fit the network's `InputSpec`, as results on them would mislead.
     Raises `DatasetError` if photos are missing or folds are unequal, so that a run does not fail after an epoch.
     If `detector` is None, the default detector is used.
     """

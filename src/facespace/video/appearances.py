@@ -46,8 +46,8 @@ class Appearance:
     """Represents one track under one name, seen from second `first` to `last` in `n_frames` analysed frames.
 
     A track has several appearances if its name changes. `similarity` and `threshold` are means over the frames. `begin`
-    and `end` are the exact seconds at which the person came and went, if the picture changed at once between analysed
-    frames, for example at a cut; otherwise None.
+    and `end` are the exact seconds at which the person came and went, if the picture changed abruptly between two
+    analysed frames, for example at a cut; otherwise None.
     """
 
     track: int
@@ -131,6 +131,6 @@ class AppearanceLog:
 
 
 def _change(face: Face, size: tuple[int, int], changes: Changes | None, cut: tuple[float, ...]) -> float | None:
-    """Return the second at which the picture at a face was replaced; else the second in `cut`; else None."""
+    """Return the second at which the picture around a face changed abruptly; else the second in `cut`; else None."""
     at = changes.at(face.box, *size) if changes is not None else None
     return at if at is not None else cut[0] if cut else None

@@ -64,9 +64,9 @@ class _Slot(Generic[T]):
 
 
 def newest(items: Iterable[T]) -> Generator[T, None, None]:
-    """Yield the newest items of a source that goes on meanwhile; skip items that a newer item has already replaced.
+    """Yield the newest item of a live source each time; skip items that were followed by a newer one before that.
 
-    A thread reads the source; its error is raised here, after its last item.
+    A thread reads the source while the caller works. An error of the source is raised here, after its last item.
 
     >>> list(newest([7]))
     [7]

@@ -125,7 +125,7 @@ def changed_share(picture: Picture, earlier: Picture) -> float:
 
 
 def _inside_bars(picture: Picture, difference: Picture, axis: int) -> slice:
-    """Return the rows (axis 0) or columns (axis 1) between bars; a bar is at the edge, of one colour and unchanged."""
+    """Return the rows (axis 0) or columns (axis 1) between the bars: unchanged lines of one colour at the edges."""
     across = 1 - axis
     bar = (np.ptp(picture, axis=across).max(axis=1) <= _FLAT) & (difference.max(axis=across) <= _FLAT)
     inside = np.flatnonzero(~bar)

@@ -160,7 +160,7 @@ class _Writer:
                 self._container.mux(self._stream.encode())
 
     def write(self, picture: Image.Image, seconds: float) -> None:
-        """Add a frame. If its time is earlier than that of the previous frame, it is shown just after that frame."""
+        """Add a frame. If `seconds` is not after the previous frame's time, the new frame is shown just after it."""
         av = pyav()
         with self._video_errors():
             if self._stream is None:

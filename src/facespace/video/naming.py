@@ -227,10 +227,10 @@ def _unique_names(answers: Sequence[Named]) -> list[str | None]:
 
 
 def tracker_for(embedder: Embedder, *, lost_after: float = 2.0) -> Tracker:
-    """Return a tracker with the model's threshold for two photos, or with the default limit if it has no calibration.
+    """Return a tracker with the model's threshold for two photos, or the default threshold if it has no calibration.
 
-    Faces of one person that are a fifth of a second apart are far more similar than two photos of the person, even if
-    the faces are blurred or small; see `benchmarks/film.py --limits`.
+    In a video this threshold is easily reached: faces of one person a fifth of a second apart are far more similar than
+    two photos of the person, even if the faces are blurred or small; see `benchmarks/film.py --limits`.
     """
     if embedder.calibration is None:
         return Tracker(lost_after=lost_after)

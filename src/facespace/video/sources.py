@@ -34,9 +34,9 @@ class Source:
 
 
 def parsed_source(text: str) -> Source:
-    """Parse a source: a camera's number, an address, or a film's path; `NAME=` before it gives it a name.
+    """Parse a source: a camera's number, an address, or a film's path; a prefix `NAME=` gives the source a name.
 
-    Raises `ValueError` for an address with another scheme.
+    Raises `ValueError` for an address whose scheme is not one of `SCHEMES`.
 
     >>> parsed_source("0"), parsed_source("door=rtsp://10.0.0.7/live").name
     (Source(name='camera 0', kind='camera', address='0'), 'door')

@@ -146,9 +146,10 @@ class Tracker:
         self._tracks = [track for track in self._tracks if track not in over]
 
     def _matches(self, faces: Sequence[_Seen], *, cut: bool) -> list[tuple[Track | Sighting | None, float]]:
-        """Return (what it continues, similarity) for each face.
+        """Return, for each face, the track or the previous doubtful face that it continues, and the similarity.
 
-        A face continues a track, a doubtful face of the previous frame, or nothing (None, with similarity 0).
+        Doubtful faces are those of the previous frame. A face that continues neither gets (None, 0). After a
+        `cut`, overlapping boxes do not count.
         """
         matches: list[tuple[Track | Sighting | None, float]] = [(None, 0.0)] * len(faces)
         owners: list[Track | Sighting] = [*self._tracks, *self._doubts]
@@ -179,7 +180,10 @@ class Tracker:
         return matches
 
     def _sighting(self, face: _Seen, track: Track | None, similarity: float) -> Sighting:
-        """Add the face to `track`, or begin a new track with it if that is None; return its sighting."""
+        """Add a face to `track`, or begin a new track if `track` is None; return the face's sighting.
+
+        A face below `min_similarity` is not added to the track: its sighting is doubtful until the next frame.
+        """
         if track is None:
             track = self._begin(face)
         elif similarity < self.min_similarity:

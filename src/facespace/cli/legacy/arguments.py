@@ -97,7 +97,7 @@ def _escaped(text: str) -> str:
 
 
 def true_or_false(text: str) -> bool:
-    """Parse the value of a boolean flag. The old programs took any text for true, even "False".
+    """Parse the value of a boolean flag. The programs of 2018 treated any text as true, even "False".
 
     >>> true_or_false("False"), true_or_false("1")
     (False, True)
@@ -117,5 +117,5 @@ def say_all(lines: Iterable[str]) -> None:
 
 
 def say_equivalent(*words: object, note: str = "") -> None:
-    """Print the equivalent facespace command, quoted for a shell. `note` says how its effect differs."""
+    """Print the facespace command that replaces an old one, quoted for a shell. `note` says how the effect differs."""
     say(f"equivalent command: {shlex.join(map(str, words))}{f' ({note})' if note else ''}")

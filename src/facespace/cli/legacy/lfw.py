@@ -36,8 +36,9 @@ def pairs_path(given: str) -> Path:
 def read_pairs(path: Path, n_folds: int) -> PairList:
     """Read the list of pairs, in `n_folds` folds.
 
-    If the list has another number of folds, it is split into contiguous folds, as the old programs did. If a fold would
-    then have only same or only different pairs, the result has no folds. Raises `DatasetError` for fewer than 2 folds.
+    If the list has no folds or a different number of them, it is split into `n_folds` contiguous folds, as the old
+    programs did. If a fold would then have only pairs of the same person, or none, the result has no folds. Raises
+    `DatasetError` if `n_folds` is below 2.
     """
     import numpy as np
 

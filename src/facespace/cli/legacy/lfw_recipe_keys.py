@@ -23,7 +23,8 @@ from facespace.io.text import plain_text
 def keys_of(arguments: argparse.Namespace, own_list: Path) -> dict[str, Any]:
     """Return the recipe's keys for verification on LFW.
 
-    If a photo is missing, or the folds differ from those of the list, the pairs to measure are written to `own_list`.
+    If a photo is missing, or `--lfw_nrof_folds` splits the list into other folds than its own, the pairs to measure are
+    written to `own_list`, and the recipe uses that list.
     Raises `RecipeError` if the folder contains none of the photos.
     """
     root, path = lfw.checked_folder(arguments.lfw_dir), lfw.pairs_path(arguments.lfw_pairs)

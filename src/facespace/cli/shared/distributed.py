@@ -40,7 +40,7 @@ def check_places(places: Iterable[str]) -> None:
 
 
 def name_for_workers(opened: OpenedModel) -> str:
-    """Return a name for a model that is valid on every worker: its own name, or an absolute path."""
+    """Return how every worker can open a model: the name of a named model, or else the absolute path of its file."""
     return opened.name if opened.card is not None else os.path.abspath(opened.source)
 
 

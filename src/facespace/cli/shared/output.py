@@ -93,9 +93,9 @@ def write_line(text: str) -> None:
 
 
 def _write(stream: TextIO, line: str) -> None:
-    """Write a line and its end in one call. `print` may make two calls, and processes that share a pipe would mix lines.
+    """Write a line and its newline in one call, and escape marks that change the direction of text.
 
-    Marks that change the direction of text are escaped.
+    `print` may write the newline in a second call; lines of processes that share a pipe would then be mixed up.
     """
     stream.write(f"{escape_marks(line)}\n")
     stream.flush()
@@ -120,7 +120,9 @@ def resumable(error: KeyboardInterrupt | OSError, out: Path) -> str:
 
 
 def similarity_and_threshold(similarity: float, threshold: float) -> str:
-    """Return both numbers in words, with three decimals, or with more to show a similarity below the threshold.
+    """Return both numbers in words, with three decimals.
+
+    A similarity below the threshold gets more decimals, up to seven, if it would look equal to the threshold.
 
     >>> similarity_and_threshold(0.5123, 0.4), similarity_and_threshold(0.99998, 0.99999)
     ('similarity 0.512 (threshold 0.400)', 'similarity 0.99998 (threshold 0.99999)')

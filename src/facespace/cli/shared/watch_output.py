@@ -58,7 +58,7 @@ class Snapshots:
 
 
 def face_in(pixels: npt.NDArray[np.uint8], box: tuple[float, float, float, float]) -> npt.NDArray[np.uint8]:
-    """Return the part of an image (H,W,3) around a box, at least one pixel.
+    """Return the part of an image (H,W,3) that contains a box and a margin, at least one pixel.
 
     >>> face_in(np.zeros((100, 100, 3), np.uint8), (40, 40, 60, 60)).shape
     (32, 32, 3)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Window:
-    """A tkinter window. The keys q and Escape and its close button close it, and set `closed`.
+    """A tkinter window. The key q, the key Escape and the close button close the window and set `closed` to True.
 
     Raises `RuntimeUnavailable` if there is no screen or no tkinter.
     """

@@ -100,7 +100,7 @@ def read_class_folders(root: str | os.PathLike[str]) -> list[tuple[str, list[str
 
 
 def photos_in(root: str, name: str, photos: PhotoFiles) -> list[str]:
-    """Return the sorted paths of the photos in one class folder; `photos` also counts the files left out."""
+    """Return the sorted paths of the photos in one class folder; `photos` recognises them and counts other files."""
     files = visible_names(os.path.join(root, name), folders=False)
     paths = ((os.path.join(root, name, file), os.path.join(name, file)) for file in files)
     return [path for path, shown in paths if photos.takes(path, shown)]

@@ -57,8 +57,8 @@ class FolderWriter:
 class NumberedFolder:
     """The images that a `FolderWriter` wrote, in the order written, as `LabelledImages`.
 
-    `folders` are the folder names by label, `begin` is the `resume_at` that the writer was given. Raises `DatasetError`
-    if a number is missing or occurs twice, or if a file has no number.
+    `folders` maps labels to folder names, `begin` is the `resume_at` that the writer was given. Raises `DatasetError`
+    if a number is missing or occurs twice, or if a folder or file was not written by a `FolderWriter`.
     """
 
     def __init__(self, root: str | os.PathLike[str], folders: Mapping[int, str], *, begin: int = 0) -> None:

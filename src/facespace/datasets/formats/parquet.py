@@ -195,7 +195,7 @@ def _row_groups(file: Any, size: int) -> list[int]:
 
 
 def _scan(file: Any, has_names: bool, scan: LabelScan, n_expected: int) -> None:
-    """Add the labels and names of a file to `scan`; raises `DatasetError` unless it then has `n_expected` labels."""
+    """Add a file's labels and names to `scan`; raises `DatasetError` unless `scan` then has `n_expected` labels."""
     known = {} if has_names else _class_names(file.schema_arrow.metadata)
     columns = ["label", "name"] if has_names else ["label"]
     for batch in file.iter_batches(batch_size=2**16, columns=columns, use_threads=False):

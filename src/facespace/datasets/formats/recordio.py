@@ -150,11 +150,11 @@ class RecordImages:
         return record.labels[0], record.labels[1]
 
     def _images_by_content(self, keys: Ints, offsets: Ints, counts: tuple[float, float]) -> tuple[Ints, Ints]:
-        """Return offsets and labels if record 0 does not follow insightface's count.
+        """Return the images' offsets and labels if record 0 does not count the records as insightface's packer does.
 
-        Either the file has no identities, and record 0 contains the number of images, or that number plus 1; or the index
-        lacks the keys of unreadable photos, and record 0 counts these photos too. The images' own records give the
-        labels.
+        There are two such cases. In one, the file has no records of identities, and record 0 contains the number of
+        images, or that number plus 1. In the other, the index lacks the keys of unreadable photos, but record 0 counts
+        these photos too. The labels are read from the images' own records.
         """
         order = np.argsort(keys, kind="stable")[1:]  # without record 0
         keys, offsets = keys[order], offsets[order]

@@ -44,10 +44,10 @@ def release(records: mmap.mmap) -> None:
 
 
 def read_index(path: str, rec_bytes: int) -> tuple[Ints, Ints]:
-    """Read keys (N,) and offsets (N,) from an `.idx` file of lines `key, tab, offset`.
+    """Read keys (N,) and offsets (N,) from an `.idx` file, in which each line is `key, tab, offset`.
 
-    Raises `DatasetError` for any other line, if a key or an offset occurs twice, or if no record can begin at an offset
-    in a file of `rec_bytes`.
+    Raises `DatasetError` for any other line, if there is no line, if a key or an offset occurs twice, or if no record
+    can begin at an offset in a `.rec` file of `rec_bytes` bytes.
     """
     file = plain_text(path)
     try:
@@ -147,7 +147,7 @@ def _first_twice(numbers: Ints) -> int | None:
 
 
 def find_records(records: mmap.mmap, file: str) -> Ints:
-    """Return the offset of every record (N,), found one after the other; raises `DatasetError` if the file is damaged."""
+    """Return the offsets (N,) of all records, by reading one header after another; raises `DatasetError` if damaged."""
     starts = array.array("q")
     position, size, inside, released = 0, len(records), False, 0
     unpack, part_size = PART.unpack_from, PART.size

@@ -50,9 +50,9 @@ _MAX_MESSAGES = 2**18  # protobuf messages in one record
 class TFRecordImages:
     """A TFRecord file, or a folder of them in natural order, as `LabelledImages`.
 
-    Opening reads every record once, checks both checksums, and keeps its position and label; no image is decoded. Names
-    come from the records; a `names.txt` in the same folder gives names that the records lack. A `DatasetError` names the
-    file and the record.
+    Opening the file reads every record once, checks the two checksums of the record, and keeps its position and label.
+    It decodes no image. Names come from the records, or, if the records lack them, from a `names.txt` in the same
+    folder. A `DatasetError` names the file and the record.
     """
 
     labels: npt.NDArray[np.int64]

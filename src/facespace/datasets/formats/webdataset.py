@@ -159,9 +159,9 @@ def _content(read: _Read, member: Member, max_bytes: int) -> bytes:
 class TarWriter:
     """Writes shards `00000.tar`, `00001.tar`, … into an existing folder.
 
-    A shard is finished as soon as it has `shard_images` images or `shard_bytes` bytes. Keys count the images of all shards,
-    and times are 0, so the same images give the same bytes. `names` by label go into `KEY.json`. `resume_at` is a
-    position that `sync` returned; later bytes are cut off.
+    A shard is finished as soon as it has `shard_images` images or `shard_bytes` bytes. An image's key is its number,
+    counted through all shards, and file times are 0, so the same images give the same bytes. With `names`, the file
+    `KEY.json` contains `names[label]`. `resume_at` is a position that `sync` returned; bytes after it are cut off.
     """
 
     def __init__(

@@ -234,7 +234,7 @@ class _StandIns:
             raise DatasetError("the file creates more bytes than it has, which a verification file never does")
 
     def make_encode(self, text: Any, codec: Any) -> bytes:
-        """Replace `_codecs.encode`, with which Python 3 stores bytes in protocol 2: one character per byte."""
+        """Replace `_codecs.encode`: Python 3 pickles bytes in protocol 2 as text with one character per byte."""
         if not isinstance(text, str) or _text(codec) not in ("latin1", "latin-1", "iso-8859-1"):
             raise DatasetError(f"this file asks for a codec other than latin1; {INNOCENT}")
         self.spend(len(text))

@@ -31,12 +31,13 @@ _OWN_COLUMNS = ("a", "b", "same", "fold", "person_a", "person_b")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PairList:
-    """P pairs of photos, and whether each pair shows one person.
+    """Holds P pairs of photos, and whether each pair shows one person.
 
-    `photos` are different paths relative to a folder of images: `Name/Name_0001` for LFW, as in the file for CSV.
-    `people` are the identities of the photos; None if the list does not contain them. `first` and `second` (P,) int64 are
-    indices into `photos`, `same` (P,) bool. `fold` (P,) int64 counts from 1 without gaps; None for a list without folds.
-    `groups` maps each group column to its values (P). Raises `DatasetError` if the fields do not fit together, or if a
+    `photos` contains each photo once, as a path relative to a folder of images. An LFW list gives paths like
+    `Name/Name_0001`; a CSV list gives them as they are in the file. `people` are the identities of the photos; None if
+    the list does not contain them. `first` and `second` (P,) int64 are indices into `photos`; `same` (P,) bool is true
+    for pairs of one person. `fold` (P,) int64 counts from 1 without gaps; None for a list without folds. `groups` maps
+    the name of each group column to its P values. Raises `DatasetError` if the fields do not fit together, or if a
     photo would be outside the folder.
 
     >>> pairs = PairList(("a.png", "b.png"), None, np.array([0]), np.array([1]), np.array([True]), None)
@@ -103,10 +104,11 @@ class _Photos:
 
 
 def read_lfw_pairs(path: str | os.PathLike[str]) -> PairList:
-    """Read a list of LFW (`pairs.txt`, `pairsDevTest.txt`); tabs separate its fields, or blanks in lines without tabs.
+    """Read a list of pairs of LFW (`pairs.txt`, `pairsDevTest.txt`).
 
-    After a header `10 300` come ten folds of 300 pairs `Name i j` of one person and 300 pairs `Name i Name j` of two
-    people; after a header `500` come 500 and 500 pairs, without folds. A `DatasetError` names the file and the line.
+    The header `10 300` announces ten folds; each has 300 lines `Name i j`, pairs of one person, and then 300 lines
+    `Name i Name j`, pairs of two people. The header `500` announces 500 lines of each kind, without folds. Fields are
+    separated by tabs, or by blanks in a line without tabs. A `DatasetError` names the file and the line.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -327,7 +329,7 @@ def _text(path: str | os.PathLike[str], file: str) -> str:
 
 
 def _path_flaw(path: str) -> str | None:
-    """Return why a path leads out of its folder on some operating system; None if it stays inside on all of them."""
+    """Return why a path does not name a file inside its folder on every operating system; None if it does."""
     windows = PureWindowsPath(path)
     if not path.strip():
         return "is empty"

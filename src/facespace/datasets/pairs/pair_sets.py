@@ -65,7 +65,10 @@ class PairSource:
 
 
 def listed_pairs(path: Path, pairs: PairList, root: Path, aligned: bool, spec: InputSpec) -> PairSet:
-    """Return the pairs of the list at `path`, with the photos below `root`, which are crops for `spec` if `aligned`."""
+    """Return the pairs of the list that was read from `path`, with their photos, which are below the folder `root`.
+
+    If `aligned`, the photos are already crops for a model with the input `spec`.
+    """
     if not root.is_dir():
         raise DatasetError(f"{plain_text(str(root))}: no such folder of images")
     files = find_photos(pairs, root)

@@ -30,10 +30,10 @@ _N_PREFIX = {code: _PREFIX[n] for code, n in _ARGUMENT.items() if n in _PREFIX}
 def check_steps(data: bytes, known: Container[tuple[str, str]]) -> None:
     """Raise `DatasetError` unless a pickle consists of harmless instructions up to the end of the file.
 
-    `known` are the names, as (module, name), that the pickle may ask for.
+    `known` contains the objects, as (module, name), that the pickle may import.
 
-    Numbers that request memory are checked against the file: a length must not exceed the bytes left, and a memo index
-    (the memo table is allocated up to it) must not exceed the number of steps before it.
+    Numbers that make the unpickler allocate memory are checked: a length must not exceed the bytes left in the file;
+    a memo index (the memo table is allocated up to it) must not exceed the number of instructions before it.
     """
     if data[0] not in b"\x80(]c":
         raise DatasetError("not a verification file: it is not a pickle")

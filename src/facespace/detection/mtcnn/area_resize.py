@@ -104,7 +104,7 @@ def _run(output: int, size: int, n: int, first: npt.NDArray[np.int64], taps: npt
 def area_resize(planes: npt.NDArray[Any], out: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Resize an image (C,H,W) with values 0 to 255 into `out` (C,h,w); the result is rounded if `out` is uint8.
 
-    K images of one size (K,C,H,W) are resized into (K,C,h,w), with bit for bit the same result as one by one.
+    K images of one size (K,C,H,W) are resized into (K,C,h,w), with bit for bit the same result as one at a time.
 
     >>> area_resize(np.array([[[0, 10], [20, 30]]], np.uint8), np.empty((1, 1, 1), np.float32)).tolist()
     [[[15.0]]]
@@ -186,7 +186,10 @@ def _resize(images: npt.NDArray[Any], box: tuple[int, int, int, int], out: npt.N
 def _row_windows(
     run: _Run, images: npt.NDArray[np.float32], top: int, left: int, width: int
 ) -> npt.NDArray[np.float32]:
-    """Return the inputs of each block of rows, (K,C,count,span,width), a view; NumPy checks its bounds."""
+    """Return the input rows of each block of a run as a view (K,C,count,span,width), whose bounds NumPy checks.
+
+    `top`, `left` and `width` give the box of the images that is resized.
+    """
     top += run.start
     count, _, span = run.weights.shape
     if count == 1:

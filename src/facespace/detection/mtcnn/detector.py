@@ -48,8 +48,8 @@ _FLOAT_PIXELS = 16_000_000  # images up to this size are kept in float32 while t
 class _Threads(NamedTuple):
     """Represents how a cascade uses threads.
 
-    `each` applies a function to many inputs. `run` returns a network's first output for each of several inputs, which
-    an iterator prepares one by one.
+    `each` applies a function to many inputs, like `map`. `run` takes a network and an iterator that prepares its inputs
+    one by one, and returns the network's first output for each input.
     """
 
     each: Callable[..., Iterator[Any]]
@@ -326,7 +326,9 @@ class MTCNN:
 
 
 def _parts(n: int, most: int, n_cores: int) -> list[range]:
-    """Split the numbers up to `n` into nearly equal parts of at most `most`, the same number for each core, larger first.
+    """Split `range(n)` into nearly equal parts of at most `most` numbers, larger parts first.
+
+    The number of parts is a multiple of `n_cores`, so that each core gets equally many, or `n` if that is smaller.
 
     >>> _parts(9, 4, 2)
     [range(0, 3), range(3, 5), range(5, 7), range(7, 9)]

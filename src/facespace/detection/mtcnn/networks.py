@@ -99,7 +99,10 @@ class _Builder:
         )
 
     def dense(self, layer: str, slope: str, *, side: int) -> None:
-        """Add a dense layer over maps of `side`² and its PReLU; its weights are in the order (width, height, channel)."""
+        """Add a dense layer on maps of `side`×`side` values, followed by its PReLU.
+
+        The stored weights are in the order (width, height, channel).
+        """
         kernel = self.weights[f"{layer}/kernel:0"]
         channels = kernel.shape[0] // side**2
         kernel = kernel.reshape(side, side, channels, -1).transpose(2, 1, 0, 3).reshape(side**2 * channels, -1)
@@ -140,15 +143,16 @@ def _difference(weights: Weights, layer: str, *, axis: int) -> tuple[npt.NDArray
 
 
 def proposal_network(device: Device = "auto") -> OnnxNetwork:
-    """Return P-Net for one canvas.
+    """Return P-Net, which processes one canvas per call (see `pyramid`).
 
     `canvas` (1,4,h,CANVAS) uint8, RGB and mask → (1,5,h/2−5,CANVAS/2−5): logit, then offsets of x1, y1, x2, y2.
 
-    Where the mask is 1 the first convolution outputs −10⁹, which the pooling ignores. A PReLU in between would turn this
-    into a large value in channels with a negative slope a, so here the pooling comes first. In these channels
-    PReLU(x) = max(x, a·x), so max pool(PReLU(x)) = max(max pool(x), max pool(a·x)) = v + ReLU(u − v), with u and v the
-    pooled x and a·x. Six of the ten channels need a second channel. That makes sixteen, which vector units compute
-    anyway.
+    Where the mask is 1 the first convolution outputs −10⁹, which the max pooling ignores. The original network has a
+    PReLU between the two. In channels with a negative slope a it would turn −10⁹ into a large value, so here the
+    pooling comes first. In these channels PReLU(x) = max(x, a·x), so max pool(PReLU(x)) = max(max pool(x), max
+    pool(a·x)) = v + ReLU(u − v), with u and v the pooled x and a·x. Six of the ten channels have a negative slope, and
+    each needs a second channel for a·x. This makes sixteen channels, which take no longer, because vector units compute
+    sixteen anyway.
     """
     weights = _weights("pnet.onnx")
     net = _Builder(weights)

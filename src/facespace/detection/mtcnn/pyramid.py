@@ -121,7 +121,7 @@ def _n_cells(length: int) -> int:
 
 
 def _cuts(length: int, longest: int) -> list[tuple[int, int]]:
-    """Return (start, length) of overlapping pieces of at most `longest` pixels that contain every cell exactly once."""
+    """Return (start, length) of pieces of at most `longest` pixels that overlap so that each cell is in just one."""
     pieces = []
     start = 0
     while True:
@@ -132,9 +132,9 @@ def _cuts(length: int, longest: int) -> list[tuple[int, int]]:
 
 
 def _pack(levels: tuple[Level, ...]) -> tuple[list[Tile], list[int]]:
-    """Pack all levels, and return the tiles and the height of every canvas.
+    """Pack all levels onto canvases; return the tiles and the height of every canvas.
 
-    Skyline packing, largest tiles first: a tile is placed where it ends closest to the top of the canvas.
+    Skyline packing places the tallest tiles first, and each tile where it ends closest to the top of the canvas.
     """
     pieces = [
         (index, top, left, height, width)

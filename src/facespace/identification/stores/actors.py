@@ -19,7 +19,7 @@ def actor_name() -> str:
 
 
 def act_as(actor: str) -> None:
-    """Set the actor's name from now on, in this task or thread and in those that inherit its context."""
+    """Set the actor's name from now on, for this task or thread and for those started from it that copy its context."""
     _ACTOR.set(plain_text(actor)[:_MAX_LENGTH])
 
 

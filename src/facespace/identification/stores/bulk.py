@@ -88,9 +88,9 @@ def add_people(
 ) -> Counts:
     """Add people with their photos to a store; they are on disk when this returns.
 
-    People whose name is already there get the photos they do not have yet (see `records.joined`), or stay unchanged with
-    `skip_known`. In SQL stores this is one change, with `text` in the log, which can be undone if `undoable`. In other
-    stores each photo is a change, and after an interruption the same call adds the rest.
+    People whose name is already in the store get the photos they do not have yet (see `records.joined`), or stay
+    unchanged with `skip_known`. In SQL stores the call is one change, with `text` in the log, which can be undone if
+    `undoable`. In other stores each photo is a change of its own; after an interruption the same call adds the rest.
     """
     if isinstance(store, SqlStore):
         return sql_bulk.add_people(store, people, text=text, skip_known=skip_known, undoable=undoable)

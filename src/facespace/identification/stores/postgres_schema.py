@@ -28,10 +28,10 @@ _LOCK = 0x66616365  # "face": the advisory lock for creating or changing tables
 
 
 def check(cursor: Cursor, address: Address) -> int:
-    """Check the server and its tables; return their version, 0 if there are no tables yet.
+    """Check the server and its tables; return the tables' version, or 0 if there are no tables yet.
 
-    Afterwards the search path contains the gallery's schema. Raise `GalleryError` if the server is too old, or has tables
-    of another program or of a newer facespace.
+    If there are tables, the search path contains the gallery's schema afterwards. Raise `GalleryError` if the server is
+    unsuitable, or if the tables are another program's, a newer facespace's, incomplete or not accessible.
     """
     ((server, encoding),) = cursor.once(
         "SELECT current_setting('server_version_num')::int, current_setting('server_encoding')"

@@ -88,7 +88,7 @@ class PersonChange(NamedTuple):
 
 
 class PhotoChange(NamedTuple):
-    """The owner of a photo before and after a change: None for a removed photo, 0 or less for a new person."""
+    """The id of a photo's owner before and after a change: None if the photo is removed, 0 or less for a new person."""
 
     id: int
     before: int | None
@@ -221,7 +221,7 @@ class Store(Protocol):
         """Return the encoded crop of a photo, or None if it was not stored."""
 
     def add(self, name: str, entry: Entry, person: int | None = None) -> bool:
-        """Store one photo under a name, creating the person if needed; return False if the person has the same digest.
+        """Store a photo under a name, creating the person if needed; return False if they have a photo of this digest.
 
         `person` is the id of the person the caller expects to have the name, or 0 for no person; raise `Conflict` if that
         has changed.

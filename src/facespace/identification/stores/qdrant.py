@@ -171,7 +171,7 @@ class QdrantStore:
         self._server.insert(self._ledger.records, [point(setting_point(key), DUMMY, payload)], overwrite=overwrite)
 
     def _recompute_rows(self, head: Head) -> None:
-        """Recompute the search rows that were not made by the setting `templates`; an interrupted call can be repeated."""
+        """Recompute search rows that do not follow the setting `templates`; an interrupted call can be repeated."""
         condition = models.Filter(
             must=[*_PERSON, equal("templates", ""), at_least("n_photos", 2)],
             must_not=[equal("rows", self._reader.default_rows(head))],
@@ -289,7 +289,7 @@ class QdrantStore:
         return self._reader.crop(found[0]) if found else None
 
     def _settled(self, collection: str, condition: Any, fields: Any = True, *, vectors: bool = False) -> list[Any]:
-        """Return all points that meet a condition, in one consistent state unless other processes keep changing it."""
+        """Return all points that meet a condition; read again, a few times at most, if others wrote meanwhile."""
         found: list[Any] = []
         for _ in range(_N_ATTEMPTS):
             seq = self._ledger.head().seq

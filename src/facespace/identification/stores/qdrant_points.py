@@ -111,9 +111,10 @@ def point(key: str, vector: Sequence[float], payload: dict[str, Any]) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The point that commits changes: the number of the last change, and the id of an unfinished intent.
+    """The point of a gallery that commits changes: a change is committed when this point is written.
 
-    `last_person`, `last_photo` and `last_log` are the last ids used. `templates` is the setting of that name, or empty.
+    `seq` is the number of the last change. `pending` is the id of its `Intent` while it is unfinished. `last_person`,
+    `last_photo` and `last_log` are the last ids used. `templates` is the setting of that name, or empty.
     """
 
     seq: int = 0
@@ -132,7 +133,10 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class PersonPoint:
-    """A person: `rows` says how the present search rows were made, `mean` or `best`; `gone` is the time of removal."""
+    """A person. `gone` is the time of removal, or 0.
+
+    `rows` is `mean` if a search compares a probe with the mean of the person's photos, or `best` if with every photo.
+    """
 
     point: str
     id: int

@@ -82,9 +82,10 @@ def parse_address(address: str) -> Address:
 
 
 class Server:
-    """A server with galleries. A majority of replicas acknowledges each write, and all see writes in the same order.
+    """A Qdrant server or cluster with galleries.
 
-    `client` is an open client, such as `QdrantClient(":memory:")`, which stays open.
+    A majority of replicas acknowledges each write, and all replicas apply the writes in the same order. `client` is an
+    open client to use, such as `QdrantClient(":memory:")`; `close` leaves it open.
     """
 
     def __init__(self, address: str, client: Any = None) -> None:
@@ -234,7 +235,10 @@ class Server:
         limit: int | None = None,
         order: Any = None,
     ) -> Iterator[Any]:
-        """Yield points that meet a condition, at most `limit`; `order` by a payload field needs a limit."""
+        """Yield the points that meet a condition, at most `limit`.
+
+        `order` names the payload field to sort by; it needs a `limit`.
+        """
         offset, n = None, 0
         while limit is None or n < limit:
             size = _PAGE if limit is None or order is None else limit

@@ -370,7 +370,10 @@ class SqlStore(SqlValues):
         return self._integer(rows[0][0])
 
     def _making(self, cursor: Cursor, text: str, actor: str = "") -> int:
-        """Return the id of the row of `making` for a runtime (`text`) and the actor who enrolled; insert it if missing."""
+        """Return the id of the row in the table `making` with this `text` and actor; insert the row if it is missing.
+
+        `text` is the runtime that computed an embedding; the actor is who enrolled the photo.
+        """
         actor = actor or actor_name()
         rows = cursor.rows("SELECT id FROM making WHERE text = ? AND actor = ?", (text, actor))
         if rows:

@@ -18,7 +18,7 @@ _FACES_OF = "SELECT count(*) FROM face WHERE person = ? AND gone IS NULL"
 
 
 def apply_change(store: SqlValues, cursor: Cursor, change: Change) -> tuple[Change, list[int]]:
-    """Apply a change; return it with the ids of new people, and the ids of the people whose templates may have changed."""
+    """Apply a change; return it with the ids of new people, and the ids of all whose templates may have changed."""
     for what in (change.people, change.photos):
         if len({one.id for one in what}) != len(what):
             raise ValueError("a change must name each person and each photo once")
@@ -138,7 +138,10 @@ def _name_in(change: PersonChange) -> str:
 
 
 def logged_change(store: SqlValues, cursor: Cursor, kind: Any, stored: Any) -> tuple[Change | None, str]:
-    """Return the change of a row of the log, and a line for the user if it is an enrolment, whose row has no text."""
+    """Return the change stored in a row of the log (None without one), and a line for the user.
+
+    The line is made only for an enrolment, whose row has no text; for other changes it is empty.
+    """
     if stored is None:
         return None, ""
     value = store._object(store._opened(stored), "a change in the log")

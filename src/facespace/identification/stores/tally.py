@@ -50,7 +50,7 @@ def added(tally: int, *changes: int) -> int:
 
 
 def count_again(cursor: Any, collection: int) -> None:
-    """Compute the counts and the tally of a collection from its rows; `cursor` is a `sql_tables.Cursor`."""
+    """Compute and store the counts and the tally of a collection from its rows; `cursor` is a `sql_tables.Cursor`."""
     stamps = cursor.rows("SELECT stamp FROM person WHERE collection = ? AND gone IS NULL", (collection,))
     rows = cursor.rows(
         "SELECT face.id, face.person FROM face JOIN person ON person.id = face.person"

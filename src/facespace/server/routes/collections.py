@@ -80,7 +80,10 @@ class NewCollection(BaseModel):
 
 
 class CollectionPatch(BaseModel):
-    """Changes of a collection. Missing fields stay unchanged. `retention_days` null keeps removed photos until erased."""
+    """Changes of a collection. Missing fields stay unchanged.
+
+    If `retention_days` is null, removed photos are kept until they are erased.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"retention_days": 30}]})
 

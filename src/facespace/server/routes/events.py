@@ -226,7 +226,10 @@ def _message(event: Event) -> bytes:
 
 
 def _event_filter(caller: Caller, kinds: str | None, collection: str | None) -> EventFilter:
-    """Return the filter of a caller, which never includes events of collections that its key may not use."""
+    """Return the filter of the events that a caller receives. Raise `Problem` for an unknown kind.
+
+    Events of collections that the caller's key may not use are left out; asking for one raises `Problem`.
+    """
     if caller.collection is not None and collection not in (None, caller.collection):
         raise Problem(403, "other_collection", f"this key is only valid for the collection {caller.collection!r}")
     try:

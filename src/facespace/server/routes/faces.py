@@ -234,7 +234,7 @@ async def verify(
         float | None, Query(gt=0, le=0.5, description="The share of different people that may be accepted as the same.")
     ] = None,
 ) -> Response:
-    """Compare the largest faces of two files `photo`, of one `photo` and each file `other`, or of one and a `person`."""
+    """Compare the largest face of a file `photo` with that of another `photo`, of each file `other`, or a `person`."""
     service = service_of(request)
     form = await read_form(request)
     photos, others, person = form.photos("photo"), form.photos("other"), form.text("person")

@@ -72,7 +72,7 @@ async def list_changes(
 async def undo(
     request: Request, caller: Enroller, body: UndoRequest | None = None, collection: CollectionName = "default"
 ) -> LoggedChange:
-    """Undo a change and return it. Answer 409 `undo_refused` if it was erased, undone, or changed again since."""
+    """Undo a change and return it. Answer 409 `undo_refused` if it is undone, or its people or photos changed since."""
     service = service_of(request)
     gallery = await collection_of(service, collection)
 

@@ -230,7 +230,7 @@ async def create_person(
 async def enroll(
     request: Request, caller: Enroller, options: Annotated[Options, Depends()], collection: CollectionName = "default"
 ) -> Enrolment:
-    """Add or reject each photo independently, with a stable code. `metadata` is stored with each photo.
+    """Add or reject each photo independently; a rejected photo gets a stable code. `metadata` is stored per photo.
 
     `person` is null if no person has the name and no photo was added.
     """

@@ -191,7 +191,7 @@ async def list_unknowns(
     responses=problems(),
 )  # fmt: skip
 async def cluster_unknowns(request: Request, caller: Reader, collection: CollectionName = "default") -> FaceClusters:
-    """Cluster the newest 5,000 faces. Suggest known people who reach the threshold of a 1:1 comparison."""
+    """Cluster the newest 5,000 unnamed faces. Suggest known people whose similarity reaches the 1:1 threshold."""
     del caller
     service = service_of(request)
     gallery = await collection_of(service, collection)
@@ -359,7 +359,7 @@ async def ignore_unknowns(
 async def erase_unknown(
     request: Request, caller: Enroller, face_id: str, collection: CollectionName = "default", ignored: Ignored = False
 ) -> Response:
-    """Erase an unnamed face. With `ignored=true` erase an ignored face, whose person is then a stranger again."""
+    """Erase an unnamed face, or with `ignored=true` an ignored face; its person is then no longer ignored."""
     service = service_of(request)
     await collection_of(service, collection)
 

@@ -11,15 +11,16 @@ from facespace.training.losses.loss import Loss, register
 
 @register("center")
 class CenterLoss(Loss):
-    """mean (f − c_y)² over batch and dimensions, with centres c that follow the features of their identity.
+    """The loss is mean (f − c_y)² over batch and dimensions. The centre c_y follows the features f of identity y.
 
-    In training, after the loss is computed, each centre moves by the update of the paper, equation 4:
+    In training, after the loss is computed, each centre moves by equation 4 of the paper (Wen et al. 2016):
 
         c_j ← c_j − rate · Σ (c_j − fᵢ) / (1 + n_j)        over the n_j features of identity j in the batch
 
     `legacy` uses the update of FaceNet's program instead, c_j ← c_j − rate · Σ (c_j − fᵢ), which diverges if
-    rate · n_j > 2; `rate` is 1 − its `center_loss_alfa`. The loss is a mean as in FaceNet's program, while the paper
-    sums, so weights of published recipes keep their meaning. Centres start at 0; they are buffers, not parameters.
+    rate · n_j > 2. `rate` equals 1 − `center_loss_alfa` of that program. The paper sums the loss; here it is a mean as
+    in FaceNet's program, so that loss weights of published recipes keep their meaning. Centres start at 0; they are
+    buffers, not parameters.
     """
 
     centers: Tensor
@@ -36,7 +37,8 @@ class CenterLoss(Loss):
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
         """Return the loss with the current centres.
 
-        `facts["largest_center"]` is the largest length among the centres of the identities in the batch.
+        `facts["largest_center"]` is the largest length among the centres of the identities in the batch, and
+        `facts["largest_feature"]` the largest length among the features.
         """
         centers = self.centers[labels].to(features.dtype)
         with torch.no_grad():

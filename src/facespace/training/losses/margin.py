@@ -18,7 +18,7 @@ from facespace.training.losses.loss import Loss, register
 def arc_margin(cosine: Tensor, margin: float) -> Tensor:
     """Return cos(θ + m), or cos θ − m·sin m if θ + m would exceed π (Deng et al. 2018, arXiv:1801.07698).
 
-    sin θ is √(1 − cos²θ), with cos θ clamped slightly inside ±1, where the slope is infinite.
+    sin θ is √(1 − cos²θ). For this, cos θ is clamped slightly inside ±1, where the slope of the root is infinite.
 
     >>> [round(value, 3) for value in arc_margin(torch.tensor([1.0, 0.0]), 0.5).tolist()]
     [0.877, -0.479]
@@ -29,11 +29,11 @@ def arc_margin(cosine: Tensor, margin: float) -> Tensor:
 
 
 def combined_margin(cosine: Tensor, factor: float, margin: float, shift: float) -> Tensor:
-    """Return cos(m₁θ + m₂) − m₃, in which the cosine of an angle above π is replaced by −2 − cos.
+    """Return cos(m₁θ + m₂) − m₃; from π to 2π, −2 − cos replaces cos, then cos − 4, and so on.
 
-    So the result decreases with θ everywhere, and a larger angle never costs less.
+    So the result decreases with θ everywhere: a larger angle never costs less.
 
-    m₁ = `factor` alone is SphereFace's margin, m₂ = `margin` ArcFace's, m₃ = `shift` CosFace's.
+    `factor` is m₁ and alone gives SphereFace; `margin` is m₂, alone ArcFace; `shift` is m₃, alone CosFace.
 
     >>> round(combined_margin(torch.tensor(0.0), 1.0, 0.0, 0.35).item(), 4)
     -0.35

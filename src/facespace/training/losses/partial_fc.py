@@ -84,7 +84,7 @@ class PartialFC(Loss):
             self.weight[start - self.first : stop - self.first] = drawn[start - block * _BLOCK : stop - block * _BLOCK]
 
     def _sampled(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return this rank's sampled weights, and each label's row among them (−1 if another rank has the label)."""
+        """Return this rank's sampled weights, and each label's row in them, or −1 if another rank has the label."""
         own = labels - self.first
         own = torch.where((own >= 0) & (own < len(self.weight)), own, -1)
         if self.sample_rate == 1 or not self.training:
