@@ -7,6 +7,7 @@ import logging
 
 import pytest
 
+from facespace.errors import DatasetError
 from facespace.server.logs import LOGGER, JsonLines
 from support.service import running_service, service_behind
 
@@ -62,6 +63,17 @@ def test_an_unexpected_error_reveals_nothing(client, lines, monkeypatch):
     assert line["error"] == "builtins.RuntimeError"
     assert any("health.py" in place for place in line["at"])
     assert SECRET not in json.dumps(line)
+
+
+def test_an_error_that_no_request_causes_is_logged_under_its_own_name(client, lines, monkeypatch):
+    def fail(*_: object) -> None:
+        raise DatasetError(SECRET)
+
+    monkeypatch.setattr(service_behind(client).galleries, "opened", fail)
+    answer = client.get("/v1/people")
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
+    (line,) = lines()
+    assert line["error"] == "facespace.errors.DatasetError"
 
 
 def test_requests_are_counted(client):

@@ -236,7 +236,8 @@ def add_problem_handlers(app: FastAPI, routers: Sequence[APIRouter]) -> None:
             service = request.app.state.service
             await service.engine.run(service.galleries.forget, error.removed)
         problem = as_problem(error)
-        assert problem is not None
+        if problem is None:  # a failure of the service: it is logged, and answered with 500
+            raise error
         if problem.status == 405:
             allowed = _allowed_methods(routers, request)
             detail = f"this address supports {allowed}, got {plain_text(request.method)[:20]}"
