@@ -23,7 +23,7 @@ MIN_SIDE = 8  # least side of a box in pixels
 
 
 class Region(NamedTuple):
-    """The surroundings of a box: `pixels` (h,w,3), enlarged `scale` times, with the top left corner at `x`, `y` of the
+    """The surroundings of a box: `pixels` (h,w,3), resized by the factor `scale`, with the top left corner at `x`, `y` of the
     photo.
     """
 

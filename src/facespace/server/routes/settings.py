@@ -30,7 +30,7 @@ MAX_FINDINGS = 1000  # findings of a check in one answer
 
 
 class ModelModel(BaseModel):
-    """The recognition model that made the embeddings of a collection. Fields are null for a model without a card."""
+    """The recognition model that made the embeddings of a collection. All fields but `name` are null for a model without a card."""
 
     name: str
     network: str | None
