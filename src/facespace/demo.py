@@ -34,8 +34,10 @@ _TILE = 420
 
 @dataclass(frozen=True, slots=True)
 class DemoResult:
-    """The demo's output: the group `photo`, a match and the `expected` name (None for a stranger) of each of its faces,
-    and the two files written.
+    """The demo's output.
+
+    `photo` is the group picture. `matches` and `expected` list the match and the true name (None for a stranger) of
+    each of its faces. `picture` and `gallery` are the files written.
     """
 
     photo: Photo
@@ -81,7 +83,7 @@ def _sample(package: str, file_name: str) -> Path:
 
 
 def _tiles(files: dict[str, Path]) -> list[tuple[Image.Image, str | None]]:
-    """Return (altered copy, name or None) of each picture, so that the group's pixels differ from the enrolled ones."""
+    """Return the group's tiles as (picture, name or None). Those of enrolled people are altered copies of portraits."""
     hopper, collins = (Image.fromarray(image.read(files[name])) for name in PORTRAITS)
     stranger, cat = (Image.fromarray(image.read(_sample(*place))) for place in (_STRANGER, _CAT))
     changes: list[tuple[Image.Image, Callable[[Image.Image], Image.Image], str | None]] = [

@@ -48,10 +48,10 @@ _POLL = 0.2  # seconds
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The contents of a folder of crops, and this process's share of the work.
+    """Counts what a folder of crops contains, and what this process did for it.
 
-    `n_photos` = photos with a face + `n_no_face` + `n_unreadable`; `n_faces` counts crops. This process aligned
-    `n_here` photos in `seconds`.
+    `n_photos` is the sum of the photos with a face, `n_no_face` and `n_unreadable`; `n_faces` counts the crops. This
+    process worked on `n_here` of the photos, and `align_dataset` took `seconds` in it.
     """
 
     n_photos: int
@@ -97,8 +97,8 @@ def align_dataset(
 
     `detector` creates the detector, once, if there is work for it. `progress(done, total)` is called from time to time.
     Returns when all photos are done, including those of other processes. Raises `DatasetError` if `raw` has no photos,
-    if `out` is inside `raw`, or if `out` contains crops that were made in another way. Raises `OSError` if `out` cannot
-    be written; finished batches are then kept.
+    if `out` is inside `raw`, or if `out` contains crops made with other settings. Raises `OSError` if `out` cannot be
+    written; finished batches are then kept.
     """
     photos = find_photos(raw)
     check_apart(raw, out)
@@ -166,9 +166,10 @@ def check_apart(raw: Path, out: Path) -> None:
 
 
 def _plan(out: Path, record: CropRecord, photos: list[str]) -> tuple[list[Row], Journal | None]:
-    """Return the rows of finished photos, and the plan for the other photos: the existing plan, a new one, or None.
+    """Return the table rows of finished photos, and the journal that plans and records the work on the other photos.
 
-    None means that no photos are left.
+    The journal is the existing one, else a new one, or None if no photos are left. Raises `DatasetError` if `out`
+    contains crops made with other settings than `record`, or crops without a record.
     """
     existing = read_record(out)
     if existing is not None and not existing.model:
@@ -210,7 +211,7 @@ def _plan(out: Path, record: CropRecord, photos: list[str]) -> tuple[list[Row], 
 
 
 def _exists(out: Path, row: Row, output: str, record: CropRecord) -> bool:
-    """Return whether the crop of a row still exists. Names in the table are escaped; `output` is the name on disk."""
+    """Return whether a row's crop exists; `output` is the name on disk of its photo's crop, which the table escapes."""
     if record.faces == "all":
         stem, ending = os.path.splitext(output)
         number = os.path.splitext(row.output)[0].rpartition("_")[2]
@@ -219,7 +220,7 @@ def _exists(out: Path, row: Row, output: str, record: CropRecord) -> bool:
 
 
 def _join(out: Path, record: CropRecord, rows: list[Row], journal: Journal) -> None:
-    """Join the journal and the earlier rows into the table, in the order of the photos; then remove the journal."""
+    """Write the earlier `rows` and those of the journal as one table, ordered by photo; then remove the journal."""
     new = journal.read_rows()
     replaced = {row.input for row in new}
     joined = [row for row in rows if row.input not in replaced] + new
@@ -254,7 +255,7 @@ class _Worker:
         )
 
     def work(self, progress: Callable[[int], None]) -> int:
-        """Do batches until all are done by any process; return the number of photos done here."""
+        """Align batches until this and other processes have finished all; return the number of photos done here."""
         n_done, due = 0, 0.0
         in_progress: deque[tuple[Batch, Future[list[Row]]]] = deque()
         files = ThreadPoolExecutor(usable_cores(), thread_name_prefix="facespace-files")

@@ -68,8 +68,9 @@ def outputs(photos: Sequence[str], record: CropRecord) -> dict[str, str]:
 class BatchAligner:
     """Aligns batches with the settings of `record`; several threads may align batches at the same time.
 
-    `read` returns the pixels of a photo, or raises `ImageError`. `write` takes the name of a crop, as in `target` (from
-    `outputs`), and the bytes of its file. `n_pixels` is the number of pixels in memory now.
+    `read` returns the pixels of a photo, or raises `ImageError`. `target` maps each photo to the name of its crop file
+    (see `outputs`); if all faces are cropped, each name gets the face's number. `write` is called with the name and the
+    bytes of every crop file. `n_pixels` is the number of pixels in memory now.
     """
 
     def __init__(

@@ -37,7 +37,7 @@ def directory_lock(out: Path) -> FileLock:
 
 
 class Journal:
-    """The plan in `folder`, created by `start` or found there, and this process's claims in it."""
+    """The plan of an alignment run, read from `folder`, and the batches of it that this process has claimed."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

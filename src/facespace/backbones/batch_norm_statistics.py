@@ -16,13 +16,13 @@ _BATCH = 16
 
 
 def reestimate(backbone: Backbone, crops: npt.NDArray[np.uint8], spec: InputSpec, names: Iterable[str]) -> Backbone:
-    """Return a copy of the network whose batch norms `names` have the statistics of their inputs on these crops.
+    """Return a copy of the network in which the batch norms `names` store the statistics of their inputs on `crops`.
 
-    A batch norm that computes a·u + c at inference gets the mean μ and variance σ² (over images and positions) of its
-    input u. With gamma = a·√(σ² + ε) and beta = c + a·μ it still computes a·u + c. So a network whose statistics were
-    folded into its weights can be trained further: with statistics of real faces, the first training step computes
-    nearly the same as inference. All batch norms of the copy have a gamma. `crops` are (N,S,S,3) uint8 that fit `spec`.
-    Raises `ValueError` if there are no crops.
+    The copy has the same outputs at inference. A batch norm that computes a·u + c there gets the mean μ and variance σ²
+    (over images and positions) of its input u. With gamma = a·√(σ² + ε) and beta = c + a·μ it still computes a·u + c.
+    So a network whose statistics were folded into its weights can be trained further: with statistics of real faces,
+    its outputs in the first training step are nearly those at inference. All batch norms of the copy have a gamma.
+    `crops` are (N,S,S,3) uint8 that fit `spec`. Raises `ValueError` if there are no crops.
     """
     import torch
 
@@ -57,7 +57,7 @@ def reestimate(backbone: Backbone, crops: npt.NDArray[np.uint8], spec: InputSpec
 
 
 def _recorder(moments: dict[str, Any], name: str) -> Any:
-    """Return a hook that updates (count, mean, variance) of a batch norm's input with each batch (Chan et al. 1979)."""
+    """Return a hook that keeps the (count, mean, variance) of a batch norm's inputs so far (Chan et al. 1979)."""
 
     def record(_module: Any, inputs: tuple[Any, ...]) -> None:
         import torch

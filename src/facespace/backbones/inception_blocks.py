@@ -57,7 +57,7 @@ class Mixed(nn.Module):
 
 
 def reduction(n_in: int, specs: Sequence[Layers], build: Build) -> tuple[Mixed, int]:
-    """Return branches and a max pooling, all with stride 2, and their total number of output channels."""
+    """Return a block of branches and a max pooling, all with stride 2, and its total number of output channels."""
     modules = branches(n_in, specs, build)
     modules[f"branch_{len(specs)}"] = nn.MaxPool2d(3, 2)
     return Mixed(modules), channels(specs) + n_in

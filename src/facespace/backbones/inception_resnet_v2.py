@@ -43,7 +43,7 @@ _BLOCK8 = (
 
 @register("inception-resnet-v2")
 class InceptionResnetV2(Backbone):
-    """Inception-ResNet-v2: 54.5 million parameters at dimension 128; made for 160 px, takes any size from 75."""
+    """Inception-ResNet-v2: 54.5 million parameters at dimension 128. Made for 160 px; any size from 75 px works."""
 
     minimum_size = 75
 

@@ -21,7 +21,10 @@ def _convolution(n_in: int, n_out: int, side: int, stride: int = 1) -> nn.Conv2d
 
 
 class Block(nn.Module):
-    """y = x + f(x). In a stage's first block, the second convolution of f and a 1×1 convolution of x halve the map."""
+    """y = x + f(x). With `stride` 2 (first block of a stage), height and width are halved.
+
+    The second convolution of f halves those of f(x), and a 1×1 convolution halves those of x.
+    """
 
     def __init__(self, n_in: int, n_out: int, *, stride: int) -> None:
         super().__init__()

@@ -43,7 +43,7 @@ def create(name: str, **options: Any) -> Backbone:
 
 
 class _NoInitialization(TorchFunctionMode):
-    """Skips the initialisation of weights: on the meta device it imports torch modules, which takes seconds."""
+    """Skips the initialisation of weights, for which torch would import modules for seconds on the meta device."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None

@@ -129,7 +129,7 @@ def _recognise(variables: Mapping[str, npt.NDArray[Any]], source: str) -> tuple[
 
 
 def _is_weight(variable: str) -> bool:
-    """Return whether a variable belongs to one of FaceNet's networks, and not only to their training."""
+    """Return whether a TensorFlow variable is a weight of one of FaceNet's networks, not a variable of the training."""
     scope, _, rest = variable.partition("/")
     return scope in _SCOPES and rest.rpartition("/")[2] in {*_LAYER.values(), *_NORM.values()}
 
@@ -149,10 +149,10 @@ def from_state_dict(state: Mapping[str, Any], *, source: str = "state dict") -> 
     """Build the network of this state dict, in evaluation mode.
 
     The known networks are those of this package, facenet-pytorch's InceptionResnetV1, and arcface_torch's IResNets and
-    MobileFaceNet, with any dimension. The state dict may be nested in other dicts, as in checkpoints. The network may
-    be part of a larger one under a prefix (`module.`, `model.backbone.`); the other parts, such as a classifier, are
-    ignored. Raises `ModelError` if two networks fit, or with the first entry that is missing, damaged or has a wrong
-    shape; `source` names the file in the error's message.
+    MobileFaceNet, with embeddings of any dimension. The state dict may be nested in other dicts, as in checkpoints. The
+    network may be part of a larger one under a prefix (`module.`, `model.backbone.`); the other parts, such as a
+    classifier, are ignored. Raises `ModelError` if no network or several fit, or if an entry is missing, damaged or of
+    a wrong shape; the message names the first of these entries, and the file as `source`.
     """
     nested = [tensors for tensors in map(_tensors, _dicts(state)) if tensors]
     if not nested:
@@ -195,7 +195,7 @@ def _nothing_fits(tensors: Mapping[str, Tensor], source: str) -> ModelError:
 
 
 def _dicts(state: Any) -> list[Mapping[Any, Any]]:
-    """Return the dicts that may be a state dict: outer before inner ones, those under a usual key before other ones."""
+    """Return `state` and the dicts nested in it: outer before inner dicts, and those under a usual key first."""
     found: list[Mapping[Any, Any]] = [state] if isinstance(state, Mapping) else []
     for outer in found:
         inner = [outer[key] for key in _WRAPPERS if isinstance(outer.get(key), Mapping)]
@@ -238,7 +238,7 @@ def _is_scaled(tensors: Mapping[str, Tensor]) -> bool:
 def _fitting(tensors: Mapping[str, Tensor]) -> str:
     """Return the name of the network with these weights, or an empty string if no network has them.
 
-    The weights must have no surplus entry within the network's modules.
+    The weights must contain all entries of the network, and no other entries within its modules.
     """
     if _FACENET_PYTORCH[0] in tensors:
         return "inception-resnet-v1"
@@ -329,7 +329,7 @@ def _check_shape(given: Shape, expected: Shape, entry: str, name: str, source: s
 
 
 def _with_weights(network: Backbone, state: Mapping[str, Tensor], theirs: Mapping[str, str], source: str) -> Backbone:
-    """Load weights into a skeleton. `theirs` maps an entry to its name in the file if that name is another one."""
+    """Load weights into a `skeleton`; `theirs` gives an entry's name in the file where it differs."""
     weights = {}
     for entry, parameter in _entries(network).items():
         called = theirs.get(entry, entry)

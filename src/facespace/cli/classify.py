@@ -281,7 +281,7 @@ def _portraits(people: People, classifier: Classifier, embedder: Embedder) -> di
 
 
 def _known(output: Path, embedder: Embedder) -> dict[str, npt.NDArray[np.float32]]:
-    """Return the embeddings that the classifier in `output` was fitted to, by the digests of their photos or crops.
+    """Return {digest of a photo or crop: its embedding} for what the classifier in the file `output` was fitted to.
 
     Return an empty dictionary if there is no classifier, or if another model made its embeddings.
     """
@@ -295,5 +295,5 @@ def _known(output: Path, embedder: Embedder) -> dict[str, npt.NDArray[np.float32
 
 
 def _learned(classifier: Classifier) -> dict[str, npt.NDArray[np.float32]]:
-    """Return the embeddings that a classifier was fitted to, by the digests of their photos or crops."""
+    """Return {digest of a photo or crop: its embedding} for what a classifier was fitted to."""
     return dict(zip(classifier.digests_, classifier.embeddings_, strict=True))

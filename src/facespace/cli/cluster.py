@@ -206,7 +206,7 @@ def _find_in_parts(
     try_rotations: bool,
     ray: str | None,
 ) -> Iterator[Photo]:
-    """Find the faces of photos on Ray. The workers save the images of the faces, so these photos have no pixels."""
+    """Find the faces of photos on Ray. The workers save the images of the faces, so yielded photos have no pixels."""
     from facespace.clustering.folders import tidy
     from facespace.distribution.clustering import FindingWork, begin, read_photos
 

@@ -217,7 +217,7 @@ def convert(
 
 
 def _writer_in_parts(sources: list[str], session: Session | None) -> Write:
-    """Return a function that writes the images of a dataset on the workers of a session."""
+    """Return a function that writes a dataset in parts: on the workers of `session`, or in this process."""
     import functools
 
     from facespace.datasets.opening import paths_of

@@ -99,7 +99,10 @@ def embed(
 def _embed_in_parts(
     images: list[str], output: str, ray: str | None, *, folder: bool, device: Device, model: str | None, **options: Any
 ) -> None:
-    """Embed in parts of 64 photos. The archives stay in the output folder, or are joined to FILE.npz at the end."""
+    """Embed the photos in parts of 64, and write one archive per part.
+
+    With `folder`, `output` is the folder of the archives; otherwise they are joined to the file `output` at the end.
+    """
     from facespace.distribution.embedding import PER_PART, EmbeddingWork
     from facespace.distribution.plan import make_plan
     from facespace.distribution.storage import Folder, find_photos, is_url, shown
@@ -141,7 +144,10 @@ def _finish_folder(work: EmbeddingWork, plan: Plan, report: Report) -> int:
 
 
 def _finish_file(work: EmbeddingWork, plan: Plan, report: Report, output: str) -> int:
-    """Report failed photos, join the archives and remove them; return the number of faces."""
+    """Report failed photos, and join the archives of all parts to one file; return the number of faces.
+
+    The archives of the parts are then removed.
+    """
     import numpy as np
 
     from facespace.distribution.embedding import join_parts, read_parts

@@ -32,7 +32,10 @@ def enroll_remote(
     try_rotations: bool,
     any_quality: bool,
 ) -> None:
-    """Send photos given as (name, path), and print the result of each. Failures are counted in `report`."""
+    """Enrol photos at a server, and print the result of each. Failures are counted in `report`.
+
+    `work` has the person's name and the path of each photo.
+    """
     n_added = n_before = 0
     with Client(server, key, collection, retries=_RETRIES) as client:
         path = journal or default_journal(client.url, collection)

@@ -92,7 +92,10 @@ def _conditions(card: ModelCard) -> str:
 
 
 def _place(card: ModelCard) -> str:
-    """Describe where a downloaded model is installed, and from which file if that is not the published file."""
+    """Return the folder that a model is installed in, or how to install it.
+
+    If the model was not made from the published file, also describe the file that it was made from.
+    """
     from facespace.conversion.installer import read_installed
     from facespace.errors import ModelError
 
@@ -181,7 +184,7 @@ def _card(name: str) -> ModelCard:
 
 
 def _checked(sha256: str | None, unverified: bool) -> str | None:
-    """Return the SHA-256 of `--sha256` in lower case, or None. Raises a usage error for other text, or with `--unverified`."""
+    """Return `--sha256` in lower case, or None. Raises a usage error if it is invalid, or given with `--unverified`."""
     if sha256 is None:
         return None
     if unverified:

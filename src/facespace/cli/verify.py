@@ -38,7 +38,7 @@ class DistanceName(str, Enum):
 
 
 class FlipName(str, Enum):
-    """The use of the mirror image: it is not used, or its embedding is concatenated or added."""
+    """How the mirror image is used: not at all, or its embedding is concatenated or added to that of the image."""
 
     none = "none"
     concat = "concat"

@@ -297,7 +297,10 @@ class _Server:
         return RemoteNamer(self._identify, keep_pixels=self._keep_pixels)
 
     def person(self, name: str) -> dict[str, Any]:
-        """Return the person with a name as events describe people, from the service's answers."""
+        """Return the person called `name` as written in events: {id, name, external_id}.
+
+        The ids come from the service's answers; a person who was in none gets the id "" and the external id None.
+        """
         return self._people.get(name) or {"id": "", "name": name, "external_id": None}
 
     def close(self) -> None:
@@ -357,9 +360,9 @@ class _Stopped(Exception):
 
 
 def _retry(ask: Callable[[], T], stop: threading.Event) -> T:
-    """Return the answer of a gallery or service, and repeat the request while it is unavailable.
+    """Return the result of `ask`, which asks a gallery or service; call it again while the gallery or service fails.
 
-    Raises `_Stopped` if `stop` is set before that, and any error that a repetition would not solve.
+    Raises `_Stopped` if `stop` is set before a call succeeds, and immediately any error that repeating cannot solve.
     """
     n_failed, last_error = 0, ""
     while True:

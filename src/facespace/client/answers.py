@@ -196,8 +196,8 @@ class LogEntry:
 class Collection:
     """One collection of people, with its own model and thresholds.
 
-    `threshold` is the similarity that a face of good quality must reach to be named as a person with one photo, at the
-    target share `strangers_named` of strangers who are given a name.
+    `strangers_named` is the target share of strangers who are given a name. To meet this target, a face of good quality
+    must reach the similarity `threshold` to be named as a person who has one photo.
     """
 
     name: str
@@ -297,7 +297,7 @@ def _box(fields: Fields) -> Box:
 
 
 def read_named_faces(fields: Fields, gallery: Fields | None = None) -> NamedFaces:
-    """Read the named faces of one photo. In an answer about several photos, `gallery` has the fields that all share."""
+    """Read the named faces of one photo. If the answer is about several photos, `gallery` has their common fields."""
     image, gallery = fields.inner("image"), gallery or fields
     return NamedFaces(
         tuple(read_named_face(face) for face in fields.each("faces")),
@@ -352,7 +352,7 @@ def read_enrolment(fields: Fields) -> Enrolment:
 
 
 def read_change(fields: Fields) -> Change:
-    """Read the result of a change. The answer is a person, or has the fields `person` and `other`."""
+    """Read the result of a change from an answer that is a person, or that has the fields `person` and `other`."""
     person, other = fields.inner_or_none("person"), fields.inner_or_none("other")
     if person is None and fields.text("id", None) is not None:  # the answer is the person
         return Change(fields.whole("undo", None), read_person(fields))

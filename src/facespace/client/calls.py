@@ -44,7 +44,7 @@ class Calls:
         return Call("POST", path, self._query(query), headers, form=form, repeatable=True)
 
     def change(self, path: str, body: dict[str, Any], person: Person | str | None = None) -> Call:
-        """Return a request for a change. The service recognises a repetition, and refuses to change a `Person` that is stale."""
+        """Return a request for a change. The service makes it once, and only if a given `Person` is up to date."""
         headers = {"Idempotency-Key": uuid.uuid4().hex}
         if person is not None:
             headers |= if_match(person)
@@ -75,13 +75,13 @@ def enrolment_form(
 
 
 def photo_form(photos: Sequence[Source], texts: Sequence[tuple[str, str]] = (), others: Sequence[Source] = ()) -> Form:
-    """Return a form with `texts`, the photos as `photo`, and the photos to compare them with as `other`."""
+    """Return a form with the fields `texts`, each photo as a field `photo`, and each of `others` as a field `other`."""
     named: list[tuple[str, Picture]] = [("photo", picture_of(photo)) for photo in photos]
     return Form(texts, named + [("other", picture_of(other)) for other in others])
 
 
 def path_of(person: Person | str, *more: str) -> str:
-    """Return the path of a person, or of a resource below it.
+    """Return the path of a person, or with `more` the path of something that belongs to the person.
 
     >>> path_of("3", "photos")
     '/v1/people/3/photos'

@@ -173,7 +173,7 @@ class Client:
     ) -> Verdict:
         """Compare the largest faces of two photos, or the largest face of a photo with an enrolled `person`.
 
-        `rate` is the target share of pairs of different people that are called the same.
+        `rate` is the target false match rate: the share of pairs of different people that are taken for one person.
         """
         if (b is None) == (person is None):
             raise TypeError("verify takes two photos, or a photo and a person")
@@ -219,8 +219,8 @@ class Client:
         `external_id` is the person's id in another system, `metadata` a small JSON object to store with each photo. With
         `largest`, the largest of several faces is used. `accept` lists codes that become remarks instead of rejections:
         `poor_quality`, `other_person`. Photos that are not enrolled are among the `rejected`, each with its code, and do
-        not prevent the enrolment of the others. A request that is repeated with the same `idempotency_key` enrolls once; by default each
-        call has its own key.
+        not prevent the enrolment of the others. A request that is repeated with the same `idempotency_key` enrolls only
+        once; by default each call has its own key.
         """
         sources: list[Any] = list(photos) if isinstance(photos, (list, tuple)) else [photos]
         if not sources:
@@ -249,7 +249,7 @@ class Client:
         return enrolment
 
     def people(self, *, search: str = "", external_id: str | None = None) -> Iterator[Person]:
-        """Iterate over the enrolled people, optionally with `search` in their name or with an `external_id`."""
+        """Iterate over the enrolled people; `search` selects by a part of the name, `external_id` by that id."""
         for fields in self._pages("/v1/people", "people", search=search or None, external_id=external_id):
             yield read_person(fields)
 
@@ -383,7 +383,7 @@ class Client:
         return read_enrolment(self._ask(self._calls.change("/v1/unknowns/name", body)))
 
     def ignore(self, faces: Sequence[Unknown | str]) -> int:
-        """Ignore the person in these faces from now on; return the number of these faces. They must show one person."""
+        """From now on, ignore the one person whom these unknown faces show; return the number of the faces."""
         call = self._calls.change("/v1/unknowns/ignore", {"faces": [id_of(face) for face in faces]})
         return int(self._ask(call).whole("ignored"))
 

@@ -108,7 +108,7 @@ class Journal:
 
 
 def default_journal(url: str, collection: str) -> Path:
-    """Return the default journal of a collection of a service, in the user's folder for program state."""
+    """Return the default path of the journal for one collection at `url`, in the user's folder for program state."""
     user = os.path.expanduser("~")
     if sys.platform == "win32":
         folder = os.environ.get("LOCALAPPDATA") or os.path.join(user, "AppData", "Local")

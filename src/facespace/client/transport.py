@@ -62,8 +62,9 @@ class Call:
 class Transport:
     """A connection to the service at `url`. Threads may share it.
 
-    `timeout` is the number of seconds for each step of a request, and for a whole answer once it has begun; `retries` is
-    how many times a request is repeated at most. Raises `ValueError` for an invalid URL or key.
+    `timeout` is the number of seconds for each step of a request, and for a whole answer once it has begun (except in
+    `write_to`). `retries` is how many times a request is repeated at most. Raises `ValueError` for an invalid URL or
+    key.
     """
 
     def __init__(self, url: str, key: str | None, *, timeout: float, retries: int) -> None:
@@ -107,7 +108,7 @@ class Transport:
         return read_json(answer, self.url)
 
     def content(self, call: Call, media_type: str, most: int) -> bytes:
-        """Send a request; return the body of the answer, of this media type and at most `most` bytes."""
+        """Send a request; return the answer's body, which must have this media type and at most `most` bytes."""
         return self._send(call, lambda response: self._whole(response, media_type, most))
 
     def nothing(self, call: Call) -> None:
@@ -115,7 +116,7 @@ class Transport:
         self._send(call, lambda response: self._whole(response, None, MAX_ANSWER))
 
     def write_to(self, call: Call, write: Callable[[bytes], object]) -> None:
-        """Send a request, and pass the answer to `write` in parts. The request is not repeated after the first part."""
+        """Send a request, and pass the answer to `write` in parts. It is not repeated once a part has arrived."""
         begun = False
 
         def pass_on(response: httpx.Response) -> bytes:

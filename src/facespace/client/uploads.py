@@ -25,7 +25,10 @@ OF_ONE_PHOTO = (400, 409, 413, 415, 422)  # statuses that concern one photo, not
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """The result of one photo: `added`, `already_known`, `sent_before` (by an earlier run), or why it was refused."""
+    """The result of one photo.
+
+    `code` is `added`, `already_known`, `sent_before` (by an earlier run), or says why the photo was refused.
+    """
 
     name: str
     path: str
@@ -56,7 +59,7 @@ def upload(
     Photos that the `journal` lists as enrolled are not sent. Every other photo is sent with an `Idempotency-Key` made of
     the service's URL, the collection, the name, the options and the photo itself, so that the service enrolls it only
     once. Photos that an earlier run could not enroll are tried again. Raises `ServiceError` if the service cannot be used;
-    the results until then are in the journal. The other options are those of `Client.enroll`.
+    the results before the error are in the journal. The other options are those of `Client.enroll`.
     """
     if not 1 <= parallel <= 64:
         raise ValueError(f"parallel must be from 1 to 64, got {parallel}")

@@ -155,10 +155,10 @@ def _best_draw(
 
 
 def handicaps_of(calibration: Calibration | None, qualities: npt.ArrayLike) -> npt.NDArray[np.float32]:
-    """Return the handicaps (N,) of faces of these qualities (N,), which are subtracted from the faces' cosines.
+    """Return the handicap of each face (N,) from its quality (N,); it is subtracted from the cosines of that face.
 
-    Poor faces resemble each other more than good faces do. The handicaps of two faces add up to `LookAlikes.shift`.
-    They are zero if the shift was not measured.
+    Poor faces resemble each other more than good faces do. The handicaps of two faces add up to `LookAlikes.shift` for
+    their mean quality. Handicaps are zero if the calibration has no `look_alikes`.
     """
     q = np.asarray(qualities, np.float64)
     if calibration is None or calibration.look_alikes is None:
@@ -177,7 +177,7 @@ def threshold_for(calibration: Calibration, n: int, method: Method = "whispers")
 
 
 def pair_threshold_for(calibration: Calibration, n: int) -> float:
-    """Return the cosine that two faces among `n` must reach to be a group of two, which no third face supports.
+    """Return the cosine that two of `n` faces must reach to form a group without a third face.
 
     It is the similarity at the false match rate f with n · f = 0.01. For 543 faces of 17 group photos, `threshold_for`
     joined eight pairs of different people, all of them groups of two; with this threshold, no such groups are left.
@@ -346,9 +346,9 @@ def _average(
     The mean cosine between two groups of unit vectors is the dot product of their sums over the product of their sizes,
     less the mean handicaps of both. Groups that share a photo are never joined.
 
-    If the mean cosine between two groups reaches the threshold, it is also reached by at least one pair of their faces,
-    and between at least one pair of the smaller groups that they were joined from. So each group only keeps a list of
-    the groups with which it reaches the threshold.
+    If the mean cosine between two groups reaches the threshold, at least one pair of their faces reaches it too, and so
+    does at least one pair of the smaller groups that they were joined from. So each group only keeps a list of the
+    groups with which its mean cosine reaches the threshold.
     """
     starts, others, _ = graph.neighbours()
     n = graph.n
@@ -367,7 +367,7 @@ def _average(
             rows = above
 
     def nearest(group: int) -> tuple[int, float]:
-        """Return the most similar group and the mean cosine to it, and forget groups that fell below the threshold."""
+        """Return the most similar group (−1: none) and its mean cosine; forget groups that can no longer be joined."""
         known = near[group]
         rows = others[starts[group] : starts[group + 1]].astype(np.int64) if known is None else known
         rows = np.unique(roots(rows))

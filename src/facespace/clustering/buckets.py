@@ -25,7 +25,8 @@ _MOST = 1 << 15
 def n_buckets_for(n: int) -> int:
     """Return the number of buckets for n faces: the power of two nearest to √n, from 2 to 32,768.
 
-    This balances the work of finding each face's centres and of comparing faces within buckets.
+    This balances two kinds of work: finding the centres nearest to each face, which takes longer with more buckets, and
+    comparing the faces within buckets, which takes less time.
 
     >>> [n_buckets_for(n) for n in (0, 100_000, 1_000_000, 10_000_000)]
     [2, 256, 1024, 4096]
@@ -53,7 +54,7 @@ def bucket_centres(embeddings: Embeddings, n_buckets: int) -> Embeddings:
 
 
 def nearest_buckets(embeddings: Embeddings, centres: Embeddings, n: int) -> Numbers:
-    """Return the numbers (N,n) of the nearest centres of each face (N,D), nearest first.
+    """Return the indices (N,n) of the n nearest centres (K,D) of each face (N,D), nearest first.
 
     >>> axes = np.eye(3, dtype=np.float32)
     >>> nearest_buckets(np.array([[0.0, 0.6, 0.8]], np.float32), axes, 2).tolist()

@@ -50,10 +50,10 @@ PairFinder = Callable[[Path, int, float], Iterator[int]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DiskGraph:
-    """Represents similar pairs of N faces in the order of nodes: node k is face `ids[k]`.
+    """Represents similar pairs of N faces as pairs of nodes. Node k is face `ids[k]`; nodes are sorted by bucket.
 
-    `starts`, `others`, `weights` are the result of `SimilarityGraph.neighbours`, with nodes in place of faces. `others`
-    and `weights` are mapped from files.
+    Node k is similar to the nodes `others[starts[k]:starts[k + 1]]`; `weights` are the similarities to `others`. Both
+    arrays are mapped from files.
     """
 
     ids: npt.NDArray[np.int64]
@@ -77,7 +77,7 @@ class DiskGraph:
 
 
 def pairs_of_all_shards(folder: Path, n_shards: int, threshold: float) -> Iterator[int]:
-    """Write the pairs between every two shards with threads of this process. Yields how many of the N² files are done."""
+    """Write the similar pairs of every two shards with threads; yield how many of the `n_shards`² files are done."""
 
     def find(task: tuple[int, ...]) -> None:
         own, other = task
@@ -145,7 +145,7 @@ def _key(
 
 
 def _begin(folder: Path, key: str) -> None:
-    """Make the folder, or empty it if its files were computed from other inputs than those of `key`.
+    """Make the folder, or empty it if its files were computed from other inputs; `key` is the digest of the inputs.
 
     Raises `DatasetError` if the folder contains files that this module did not write.
     """
@@ -227,5 +227,5 @@ def _inconsistent(folder: Path) -> DatasetError:
 
 
 def _mapped(path: Path, kind: str) -> npt.NDArray[Any]:
-    """Return numbers mapped from a file as a plain array, because slicing `numpy.memmap` is slower."""
+    """Map a file of numbers of type `kind`; return a plain array, because slicing `numpy.memmap` is slower."""
     return np.asarray(np.memmap(path, np.dtype(kind), "r")) if path.stat().st_size else np.empty(0, kind)

@@ -38,7 +38,7 @@ _UNNAMED = ' /\\:*?"<>|'
 
 
 def keep_picture(folder: Path, photo: Photo, digest: str) -> None:
-    """Write a small JPEG of every face of a photo, with a border around it, to `folder/faces`."""
+    """Write each face of a photo, with a border, as a small JPEG to `folder/faces`; `digest` starts the file names."""
     assert photo.pixels is not None
     (folder / FACES).mkdir(exist_ok=True)
     for k, face in enumerate(photo.faces):
@@ -50,13 +50,13 @@ def write_folders(
 ) -> dict[int, Path]:
     """Put the picture of every face into the folder of its group. Return the folder of each group.
 
-    `photos` says whether and how the whole photo is put there too.
+    `photos` says whether the whole photos are put there too, and whether as links or as copies.
 
-    A group of one face is in `alone`, or in `too-poor` if the face is too poor to be grouped. Other folders are called
-    `person-0001` and so on, largest first, or by the group's name in `names`. A folder that already exists keeps its name,
-    even if somebody has renamed it. Nothing is overwritten, and nothing is removed except faces from `alone` that have
-    joined a group. Save `groups` first: if this call is stopped, a later call completes the folders from the saved
-    groups.
+    The face of a group of one goes to `alone`, or to `too-poor` if its quality is too poor for grouping. Other folders
+    are called `person-0001` and so on, from the largest group on, or by the group's name in `names`. A folder that
+    already exists keeps its name, even if somebody has renamed it. Nothing is overwritten, and nothing is removed
+    except faces from `alone` that have joined a group. Save `groups` first: if this call is stopped, a later call
+    completes the folders from the saved groups.
     """
     sizes = Counter(groups.group.tolist())
     places = _places(folder, groups, sizes, names)
@@ -86,7 +86,7 @@ def write_folders(
 
 
 def write_table(folder: Path, groups: FaceGroups, places: dict[int, Path]) -> None:
-    """Write `groups.csv`: photo, box, score and folder of every face; for photos without a face, the reason."""
+    """Write `groups.csv`, which lists each face's photo, box, score and folder, and why other photos have no face."""
     faces: dict[int, list[int]] = {}
     for row, photo in enumerate(groups.photo):
         faces.setdefault(photo, []).append(row)
@@ -104,9 +104,10 @@ def write_table(folder: Path, groups: FaceGroups, places: dict[int, Path]) -> No
 
 
 def write_sheet(folder: Path, groups: FaceGroups, places: dict[int, Path]) -> Path:
-    """Write `index.html`, a page of the groups, largest first, with the pictures in `faces` as links to the photos.
+    """Write `index.html`, a page that shows the groups, largest first; each face's picture links to its photo.
 
-    The page shows the 2,000 largest groups, and how many more groups have folders.
+    The page shows at most 24 faces of a group and the 2,000 largest groups, and says how many more groups have folders.
+    Single faces come last.
     """
     members: dict[str, list[int]] = {}
     for row, group in enumerate(groups.group.tolist()):
@@ -149,7 +150,7 @@ def _poor_groups(groups: FaceGroups) -> set[int]:
 
 
 def _places(folder: Path, groups: FaceGroups, sizes: Counter[int], names: dict[int, str]) -> dict[int, Path]:
-    """Return a folder for every group: the one marked as the group's, or a new one with its name or the next number."""
+    """Return the folder of every group: the one whose mark lists it, or a new one, named as in `write_folders`."""
     there, poor = _marked(folder, groups.id), _poor_groups(groups)
     taken = {entry.name.casefold() for entry in folder.iterdir()} if folder.is_dir() else set()
     places: dict[int, Path] = {}
@@ -173,12 +174,12 @@ def _places(folder: Path, groups: FaceGroups, sizes: Counter[int], names: dict[i
 
 
 def _marked(folder: Path, grouping: str) -> dict[int, Path]:
-    """Return the folders of this grouping's groups; folders of a grouping whose state was removed are ignored."""
+    """Return the marked folder of each group of `grouping` (`FaceGroups.id`); other groupings' folders are ignored."""
     return {group: entry for entry in sorted(folder.iterdir()) for group in _groups_of(entry, grouping)}
 
 
 def _groups_of(place: Path, grouping: str) -> list[int]:
-    """Return the groups that a folder's mark lists; an empty list if it has no mark, or that of another grouping."""
+    """Return the groups that a folder's mark lists; none without a mark, or if the mark is of another grouping."""
     mark = place / _MARK
     if not mark.is_file() or mark.stat().st_size > _MAX_MARK:
         return []
@@ -249,7 +250,7 @@ def _stem(path: str) -> str:
 
 
 def _file_name(name: str) -> str:
-    """Make a file name of a name: without characters that some system refuses, not hidden, and not a reserved name."""
+    """Return a name changed so that every system accepts it as a file name, and none hides the file."""
     cleaned = "".join("_" if letter in _UNNAMED or ord(letter) < 32 else letter for letter in name).strip(". ") or "_"
     while len(os.fsencode(cleaned)) > 200:
         cleaned = cleaned[:-1]

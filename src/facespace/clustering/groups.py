@@ -47,10 +47,10 @@ class FaceGroups:
 
     - `photos`: (path, SHA-256, error or "") of each photo; these paths are only for display.
     - `places`: the absolute path of each photo by its SHA-256, for opening the file.
-    - `photo` (F,): each face's row in `photos`; faces are in the order of photos.
+    - `photo` (F,): the row in `photos` of each face's photo; faces are in the order of photos.
     - `box` (F,4) in pixels of the upright photo, `score` and `quality` (F,), `embedding` (F,D) from `Embedder.represent`.
-    - `group` (F,): the number of each face's group, which never changes; −1 for no group. Faces added since the last
-      `regroup` have no entry yet.
+    - `group` (F,): the number of each face's group, which never changes; −1 for no group. Until the next `regroup`, the
+      array is shorter than F, because newly added faces have no entry.
     - `id`: identifies this grouping. A folder marked with group 3 of another grouping contains other people.
     """
 
@@ -69,7 +69,7 @@ class FaceGroups:
     _n_parts: int = field(default=0, init=False)
 
     def embeddings(self) -> npt.NDArray[np.float32]:
-        """Return the embeddings (F,D) of all faces. The rows of `embedding` become views of them, to save memory."""
+        """Return all embeddings as one array (F,D). To save memory, `embedding` then holds views of its rows."""
         if self._whole is None or len(self._whole) != len(self.embedding):
             self._whole = np.empty((len(self.embedding), self.dimension), np.float32)
             for row, vector in enumerate(self.embedding):
@@ -106,10 +106,11 @@ class FaceGroups:
         find_pairs: PairFinder = pairs_of_all_shards,
         progress: Callable[[int, int], None] | None = None,
     ) -> int:
-        """Put every face without a group into an existing group or a new one. Return how many joined existing groups.
+        """Put every face without a group into an existing or a new group. Return how many faces joined existing groups.
 
-        `method`, thresholds, `folder` and `find_pairs` are those of `cluster`. Faces of one photo never share a group unless
-        `repeats`. Faces that are too poor get a group of their own.
+        `method`, `threshold`, `pair_threshold`, `folder`, `find_pairs` and `progress` are those of `cluster`. Faces of
+        one photo never share a group unless `repeats` is set. Each face that is too poor to be grouped gets a group of
+        its own.
         """
         vectors = self.embeddings()
         photos = np.arange(len(self.photo)) if repeats else np.array(self.photo, np.int64)
@@ -281,10 +282,11 @@ def read_faces(
 ) -> Iterator[tuple[str, str]]:
     """Add the faces of photos whose content is not in `groups` yet. Yields (path, reason) of photos that failed.
 
-    `keep(photo, digest)` is called with every new photo, including its pixels, before the photo is added to `groups`.
-    So if the program stops during `keep`, a later run reads the photo again. `checkpoint` is called after every 1,000
-    photos. `try_rotations` is that of `process`. `find` replaces `process`, for instance to find faces on other
-    machines: it gets the digest of each photo by path, and its results need pixels only if `keep` uses them.
+    `keep(photo, digest)` is called with every new readable photo, including its pixels, before the photo is added to
+    `groups`. So if the program stops during `keep`, a later run reads the photo again. `checkpoint` is called after
+    every 1,000 photos. `try_rotations` is that of `process`. `find` replaces `process`, for instance to find faces on
+    other machines: it gets the digest of each photo by path. The photos that it returns need pixels only if `keep` uses
+    them.
     """
     known = {digest for _, digest, _ in groups.photos}
     digests: dict[str, str] = {}

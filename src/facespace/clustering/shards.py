@@ -46,7 +46,7 @@ class Shard:
 class Pairs:
     """Represents E pairs of faces.
 
-    `first` and `second` (E,) are numbers of faces in the order of buckets, `similarity` (E,) is that of each pair.
+    `first` and `second` (E,) are the two faces, numbered as in `Shard`; `similarity` (E,) is that of the two.
     """
 
     first: npt.NDArray[np.int32]
@@ -68,7 +68,7 @@ def pairs_path(folder: Path, own: int, other: int) -> Path:
 
 
 def shard_bounds(own_buckets: npt.NDArray[np.int64], n_rows: int) -> list[tuple[int, int]]:
-    """Return the buckets (first, end) of each shard, from the number of faces in every bucket (K,).
+    """Return the buckets of each shard as (first, end); `own_buckets` (K,) are the numbers of faces in the buckets.
 
     Every shard except the last has at least `n_rows` faces.
 
@@ -120,11 +120,12 @@ def _check_lengths(arrays: Arrays) -> None:
 
 
 def pairs_of_shards(folder: Path, own: int, other: int, threshold: float) -> None:
-    """Write the similar pairs of a face of shard `own` and a face of shard `other` that is in its bucket or visits it.
+    """Write the similar pairs between shard `own` and shard `other`.
 
-    A pair is similar if its cosine, less both handicaps, is at least `threshold`. The two faces must be from different
-    photos. The calls for all shards together write each pair once. If a face has more than 256 pairs in one bucket,
-    only the most similar of them are kept. An existing file is not changed.
+    The face of `other` must belong to the bucket of the face of `own`, or visit that bucket. The cosine, less both
+    handicaps, must be at least `threshold`, and the faces must be from different photos. The calls for all shards
+    together write each pair once. In one bucket, a face of `other` keeps only its most similar pairs, about 256. An
+    existing file is not changed.
     """
     target = pairs_path(folder, own, other)
     if target.exists():
@@ -160,7 +161,7 @@ class _Found:
     _tile: npt.NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
 
     def in_bucket(self, bucket: int, own: slice, visitors: npt.NDArray[np.int64]) -> None:
-        """Collect the similar pairs of a face that belongs to `bucket` and one of its visitors.
+        """Collect the similar pairs between the faces `own` and the faces `visitors` of one bucket.
 
         `own` are the rows of `here` that belong to the bucket. `visitors` are the rows of `there` that belong to the
         bucket or visit it.
@@ -217,7 +218,10 @@ class _Found:
 def _most_similar(
     rows: npt.NDArray[np.int64], similarity: npt.NDArray[np.float32], most: int
 ) -> npt.NDArray[np.intp] | slice:
-    """Return the indices of the pairs to keep: the `most` most similar pairs of each row. `rows` must be sorted."""
+    """Return which pairs to keep: up to `most` pairs for each face, the most similar ones; a slice means all pairs.
+
+    `rows` lists one face of each pair and must be sorted.
+    """
     if len(rows) <= most:
         return slice(None)
     begins = np.flatnonzero(np.diff(rows, prepend=-1))

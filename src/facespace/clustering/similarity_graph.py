@@ -47,10 +47,10 @@ def similar_pairs(
     photos: npt.NDArray[np.int64] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> SimilarityGraph:
-    """Find the pairs of rows (N,D) of length 1 whose cosine is `threshold` or more, which must be above 0.
+    """Find the pairs of `embeddings` (N,D), of length 1, whose cosine similarity is at least `threshold`.
 
-    The `handicaps` (N,) of both rows are subtracted from their cosine first. Rows of the same photo in `photos` (N,) are
-    not compared.
+    The `handicaps` (N,) of both rows are subtracted from their cosine first. Rows with the same number in `photos` (N,)
+    are not compared. Raises `ValueError` for a threshold that is not above 0 and at most 1.
 
     >>> vectors = np.array([[1, 0], [0, 1], [0.8, 0.6]], np.float32)
     >>> graph = similar_pairs(vectors, 0.7)

@@ -18,11 +18,11 @@ def whispers(
 ) -> npt.NDArray[np.int64]:
     """Return the group (N,) of every node after at most 20 rounds of Chinese whispers.
 
-    In a round each node takes the group with the largest total weight among its neighbours. At first each node is its own
-    group, with its own number. Of groups with equal weights the smallest number wins. A group with another face of the
-    node's photo, in `photos` (N,), is skipped. Each round goes through the nodes in a new order drawn from `rng`. If
-    the nodes are not in the order of faces, `ids` (N,) are their face numbers; the groups are then the same as in the
-    order of faces.
+    A node is a face. At first each node is a group of its own, which has the node's number. In a round each node takes
+    the group with the largest total weight among its neighbours; of groups with equal weights, the one with the
+    smallest number. It skips groups that contain another face of its photo; `photos` (N,) gives each node's photo. Each
+    round goes through the nodes in a new order drawn from `rng`. If the nodes were reordered, `ids` (N,) gives each
+    node's face number; the groups are then the same as without the reordering.
 
     A node is computed again only if a neighbour has changed its group, or another face of its photo has left a group;
     otherwise the result would be the same.
@@ -76,7 +76,7 @@ def whispers(
 
 
 def _sums(groups: Labels, weights: npt.NDArray[np.float32]) -> dict[int, float]:
-    """Return the total weight of each group. Sums of float32 in float64 are exact here, so their order does not matter."""
+    """Return the total weight of each group. float64 adds these float32 weights exactly, whatever their order."""
     if len(groups) > _MANY:
         found, places = np.unique(groups, return_inverse=True)
         return dict(zip(found.tolist(), np.bincount(places, weights=weights).tolist(), strict=True))
@@ -87,7 +87,7 @@ def _sums(groups: Labels, weights: npt.NDArray[np.float32]) -> dict[int, float]:
 
 
 def _photo_mates(photos: Labels) -> dict[int, tuple[int, Labels]]:
-    """Return, for each node whose photo has several nodes, a number for the photo and all of its nodes."""
+    """Return, for each node whose photo has several nodes, the photo's number here and all nodes of the photo."""
     order = np.argsort(photos, kind="stable")
     begins = np.flatnonzero(np.diff(photos[order], prepend=photos[order[:1]] - 1)) if len(photos) else np.empty(0, int)
     sizes = np.diff(begins, append=len(photos))

@@ -50,8 +50,9 @@ def convert(
 
     `source` is a named model, or any file or folder that `models.opening.open_model` opens. `input_spec` is the spec
     the network was trained with, if the format does not store it. With a folder of aligned `crops`, batch norms that
-    were folded into weights get statistics for further training. `origin` is stored in the record. Nothing is written
-    unless the folder's networks agree to 1e-5. Raises `ModelError`, and `DatasetError` if `crops` contains none.
+    were folded into weights get new statistics, so that the network can be trained further. `origin` is stored in the
+    record. Nothing is written if the embeddings of the folder's networks (torch and ONNX) differ by more than 1e-5.
+    Raises `ModelError`, and `DatasetError` if the folder `crops` contains no crops.
     """
     opened = open_model(source, input_spec)
     if opened.record is not None:
@@ -115,9 +116,10 @@ def _backbone(opened: OpenedModel, remarks: list[str]) -> tuple[Backbone | None,
 def _networks(
     opened: OpenedModel, backbone: Backbone | None, probe: npt.NDArray[np.uint8], remarks: list[str]
 ) -> tuple[dict[str, bytes], npt.NDArray[np.float32], str]:
-    """Return the folder's files, their embeddings of `probe`, and a line for the user if the network looks untrained.
+    """Return the folder's files by name, the embeddings of `probe`, and a remark if the network looks untrained.
 
-    Each file is run by the class that will run it later, and the embeddings must agree.
+    Each file is run by the class that will run it later. Raises `ModelError` if the embeddings of the files differ. The
+    remark is empty if the network looks trained.
     """
     source, spec = opened.source, opened.spec
     files: dict[str, bytes] = {}

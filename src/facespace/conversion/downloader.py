@@ -47,11 +47,12 @@ def fetch(
 ) -> None:
     """Download the file at `url` to `target` and check its SHA-256.
 
-    A `target` that has this SHA-256 already is kept. Processes with the same target wait for each other. If the
-    environment variable `FACESPACE_MIRROR` is set, the file of that name in that folder or at that address is used.
-    `size` and `max_bytes` are in bytes and are checked before the file is written, if the server announces its length.
-    `timeout`, in seconds, limits every wait for the server. `progress` is called with the bytes received and their
-    total, if the server announces it.
+    If `target` already has this SHA-256, nothing is downloaded. Processes with the same target wait for each other. If
+    the environment variable `FACESPACE_MIRROR` is set to a folder or an address, the file is taken from there; it must
+    have the same name as the file at `url`. The file must have `size` bytes, if given, and at most `max_bytes`; this is
+    checked before the download if the server announces the length, and again during it. `timeout`, in seconds, limits
+    every wait for the server. `progress` is called with the number of bytes received and the total number; it is not
+    called if the server does not announce the total, or if the mirror is a folder.
 
     Raises `ModelError` if the server or the mirror fails, or sends a file with another SHA-256 or size.
     """
@@ -96,7 +97,7 @@ def _unfinished(target: Path) -> Path:
 
 
 def _place(url: str) -> str | Path:
-    """Return the address or path to take the file from: `url`, or its place on the mirror."""
+    """Return where to take the file from: `url`, or the file's address or path on the mirror if there is one."""
     mirror = os.environ.get(MIRROR)
     if not mirror:
         return url
@@ -136,7 +137,7 @@ def _check_size(shown: str, n_bytes: int, size: int | None, max_bytes: int) -> N
 def _download(
     url: str, file: Path, *, size: int | None, max_bytes: int, timeout: float, progress: Progress | None
 ) -> None:
-    """Write the answer of a web server to `file`, checking its size and rate on the way."""
+    """Write the answer of a web server to `file`; raise `ModelError` if it has a wrong size or arrives too slowly."""
     import requests
     import urllib3
 
@@ -171,7 +172,7 @@ def _download(
 
 
 def _open(session: requests.Session, url: str, timeout: float) -> requests.Response:
-    """Return the answer to a request for `url`, after at most `_REDIRECTS` redirects, none from https to http."""
+    """Return the answer to a request for `url`. Follows fewer than `_REDIRECTS` redirects, none from https to http."""
     import requests
 
     session.auth = lambda request: request  # otherwise requests sends the passwords in ~/.netrc

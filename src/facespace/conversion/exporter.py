@@ -41,10 +41,10 @@ _PER_CHANNEL = 13  # first ONNX operator set with int8 weights scaled per channe
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """The result of an export: the file, its size, and the least cosine to the source over `n_crops` crops.
+    """The result of an export: the file, its size, and how well its embeddings agree with those of the source model.
 
-    `batch` is the number of crops the file takes at a time, None for any number. `remarks` are lines for the user about
-    the source.
+    `cosine` is the lowest cosine between the two embeddings of a crop, among `n_crops` crops. `batch` is the number of
+    crops that the file takes at a time, None for any number. `remarks` are lines for the user about the source model.
     """
 
     path: Path
@@ -151,7 +151,10 @@ def _half(data: bytes, source: str) -> bytes:
 
 
 def _int8(data: bytes, spec: InputSpec, source: str, crops: npt.NDArray[np.uint8]) -> bytes:
-    """Quantise statically: int8 weights per channel, uint8 activations between the smallest and largest value measured."""
+    """Return the model with int8 weights, scaled per channel, and uint8 activations.
+
+    The ranges of the activations are measured on `crops`.
+    """
     onnx = _onnx("int8")
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 

@@ -50,7 +50,8 @@ def add(file: Path, card: ModelCard, *, sha256: str | None = None, unverified: b
     """Install a model from a local file: the published file, or the frozen graph from the published zip.
 
     A file with any other SHA-256 is accepted only if the caller passes that `sha256`, or `unverified`. If the model is
-    already installed from the same file, nothing is done. Raises `ModelError` if the file is not accepted or damaged.
+    already installed from the same file, nothing is done. Raises `ModelError` if the file is not accepted or damaged,
+    or if the model is installed from another file.
     """
     _check_card(card)
     if sha256 is not None and unverified:
@@ -66,7 +67,8 @@ def add(file: Path, card: ModelCard, *, sha256: str | None = None, unverified: b
 def download(card: ModelCard, *, progress: Progress | None = None) -> Installed:
     """Download a model's published file, verify it, and install the model.
 
-    Nothing is downloaded for a model that is already installed. Raises `ModelError` if the download or the check fails.
+    Nothing is downloaded if the model is already installed from a published file. Raises `ModelError` if it is
+    installed from another file, or if the download or the check fails.
     """
     _check_card(card)
     with _exclusive(card), named_in_errors(model_folder(card)):
@@ -83,9 +85,10 @@ def download(card: ModelCard, *, progress: Progress | None = None) -> Installed:
 
 
 def download_file(card: ModelCard, folder: Path, *, progress: Progress | None = None) -> tuple[Path, str]:
-    """Download and verify a model's published file into `folder`, to be carried elsewhere; return its path and SHA-256.
+    """Download a model's published file into `folder` and verify it; return its path and SHA-256.
 
-    Nothing is installed. Raises `ModelError` if the download or the check fails.
+    Nothing is installed: the file is for another machine, where `add` installs it. Raises `ModelError` if the download
+    or the check fails.
     """
     _check_card(card)
     folder.mkdir(parents=True, exist_ok=True)
@@ -181,7 +184,7 @@ def _install(file: Path, card: ModelCard, *, sha256: str | None = None, unverifi
 
 
 def _convert(copy: Path, card: ModelCard, made: Path, **origin: str) -> tuple[str, ...]:
-    """Convert to the model folder `made`, with `origin` and the licence in its record; return the remarks."""
+    """Convert `copy` to the model folder `made`; return the remarks. Its record has `origin` and facts of the card."""
     from facespace.conversion.converter import convert
 
     source = copy
@@ -199,7 +202,7 @@ def _convert(copy: Path, card: ModelCard, made: Path, **origin: str) -> tuple[st
 
 
 def _as_graph(copy: Path) -> Path:
-    """Return the new name of a file that is not a zip but the frozen graph from the zip."""
+    """Return the name ending in `.pb` for a file that is named as the zip but is the frozen graph from it."""
     return copy.with_suffix(".pb")
 
 
@@ -225,9 +228,9 @@ def _verify(file: Path, digest: str, card: ModelCard, sha256: str | None, unveri
 
 
 def _is_enough(existing: Installed, digest: str, verified: Verified) -> bool:
-    """Return whether the installed model was made from the same file and is verified at least as well.
+    """Return whether the installed model was made from the file with the SHA-256 `digest` and is verified as well.
 
-    Two published files of one model, the zip and its graph, count as the same.
+    The published zip and the graph in it count as the same file. `published` and `given` count as equally verified.
     """
     if existing.verified == verified == "published":
         return True
@@ -255,7 +258,7 @@ def _unfinished(card: ModelCard) -> Path:
 
 @contextlib.contextmanager
 def _exclusive(card: ModelCard) -> Iterator[None]:
-    """Hold the lock of this model against other processes, and remove what killed processes left."""
+    """Hold the lock of this model, so that other processes wait, and remove the folders that killed processes left."""
     models = model_folder(card).parent
     models.mkdir(parents=True, exist_ok=True)
     ours = re.compile(rf"{re.escape(TEMPORARY + card.name)}-[0-9a-f]{{16}}")

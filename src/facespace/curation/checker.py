@@ -41,11 +41,12 @@ SHARED_RATE = 0.01  # the share of identities that may wrongly be called shared
 class Labels:
     """How well N images fit their labels, with P identities.
 
-    `own` (N,) is the similarity to the centre of the other images of the image's own identity, NaN without other images.
-    `other` (N,) and `nearest` (N,) are the similarity and the label of the nearest other centre (−1 if no other centre exists).
-    `far` and `closer` (N,) are the two reasons to suspect a label. `centres` (P,D) are unit vectors of `counts` (P,)
-    pictures each, zero for an identity without images. `same_people` lists pairs of identities with similar centres and
-    their similarity. `median`, `spread`, `stranger_mean` and `stranger_spread` are explained in `wrong_labels`.
+    `own` (N,) is an image's similarity to the centre of the other images of its identity; NaN if there are none.
+    `other` (N,) and `nearest` (N,) are the similarity and the label of the nearest centre of another person; both are
+    −1 if there is none. `far` and `closer` (N,) tell for which of two reasons a label is suspicious. `centres` (P,D)
+    are unit vectors, or zero for an identity without images; `counts` (P,) is the number of pictures that each centre
+    averages. `same_people` lists (identity, identity, similarity) for identities with similar centres. `wrong_labels`
+    defines the reasons, and `median` m, `spread` σ, `stranger_mean` μ and `stranger_spread` τ.
     """
 
     own: Floats
@@ -76,7 +77,8 @@ class Labels:
 class Shared:
     """An identity (`first`) and an identity of another dataset (`second`) that may be one person.
 
-    `threshold` is compared with the `similarity` of the two centres; if the names are equal, half of it is enough.
+    They match if the `similarity` of their centres is at least `threshold`, or half of `threshold` if their names are
+    equal.
     """
 
     first: int
@@ -96,7 +98,7 @@ class Findings:
     """The result of `check`.
 
     All indices refer to `images`, except `second` in `shared` and `first` in `shared_copies`, which refer to `evaluation`.
-    `groups` (N,) numbers the pictures: images of one identity with the same number are copies of one picture.
+    `groups` (N,) gives each image a number; images of one identity with equal numbers are copies of one picture.
     """
 
     root: str
@@ -127,8 +129,9 @@ def check(
 
     The images of `root` are crops. Those of `against` are crops if the folder contains a record of crops or if
     `against_crops` is set; else they are photos, whose central face is found by `detector` or the default detector.
-    `threshold` replaces the model's calibration in finding shared people. `progress(items, total, what)` iterates over
-    `items`. Raises `DatasetError`, or `ModelError` if there are no thresholds.
+    Identities of both folders are taken for one person by `threshold`, by default by the model's calibration.
+    `progress(items, total, what)` iterates over `items`. Raises `DatasetError` if a folder cannot be checked, and
+    `ModelError` if `against` is given but neither `threshold` nor a calibration.
     """
     if against is not None and threshold is None and embedder.calibration is None:
         raise calibration.missing(embedder.name)
@@ -161,25 +164,27 @@ def check(
 def wrong_labels(embeddings: Floats, labels: Ints, n_identities: int, *, groups: Ints | None = None) -> Labels:
     """Find which of N images have a wrong label, from unit vectors (N,D) and labels (N,) in 0..P−1.
 
-    Centres are robust: the centre c of an identity is the direction of a mean of its images. At first this mean has the
-    half of the images nearest to it (concentration steps, Rousseeuw & Van Driessen 1999), then all images whose own
-    similarity is in the usual range below. Of images of one identity with equal `groups` (N,), which are copies, only the
-    first counts. For the own similarity of an image, the image and its copies are left out of the mean. A mean of few
-    images is a noisy direction. With k images in the mean, and ρ the median similarity of two images of a person in this
-    dataset, the similarity is therefore corrected to
+    The centre c of an identity is the direction of a mean of its images. The mean is robust: at first it averages the
+    half of the images that is closest together (concentration steps, Rousseeuw & Van Driessen 1999), then also all
+    images whose own similarity is at least m − 3σ (see below). Images of one identity with equal `groups` (N,) are
+    copies; only the first of them counts. An image's own similarity is that to the centre of its identity, computed
+    without the image and its copies. A mean of few images is a noisy direction. With k images in the mean, the
+    similarity is therefore corrected to
 
         s(x, c) = x·c √((1 + (k−1)ρ) / (kρ)),
 
-    the value for a centre of very many images. Let m be the median of the own similarities of all images and
-    σ = 1.4826 · median(s − m | s ≥ m) their spread, from the upper half only, because wrong labels are in the lower half;
-    and μ, τ the mean and standard deviation of similarities to centres of others. The label of x, with own similarity s
-    and best other similarity t (at an identity that is not the same person), is likely wrong if x is
+    the value for a centre of very many images. Here ρ is the typical similarity of two images of a person: the median,
+    over the images in the means, of an image's mean similarity to the others in its mean. Let m be the median of the
+    own similarities and σ = 1.4826 · median(s − m | s ≥ m) their spread, from the upper half only, because wrong labels
+    are in the lower half. Let μ and τ be the mean and standard deviation of the images' similarities to other people's
+    centres. The label of x, with own similarity s and largest similarity t to another person's centre, is likely wrong
+    if x is
 
         far:     s < min(m − 3σ, μ + 2.326τ)    less similar than the person's images, and no more than strangers
         closer:  t ≥ m − 3σ and t − s > 2σ       as similar as images of the other person, and clearly more than to its own
 
-    Two identities are the same person if x·y of their centres is at least m. The only image of an identity has no own
-    similarity and is never suspicious. Raises `ValueError` if the shapes do not fit together.
+    Two identities are the same person if the cosine of their centres is at least m. The only image of an identity has
+    no own similarity and is never suspicious. Raises `ValueError` if the shapes do not fit together.
 
     >>> directions = np.eye(3, dtype=np.float32)[[0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]]
     >>> wrong_labels(directions, np.array([0, 0, 0, 0, 1, 1, 1, 0, 2, 2, 2, 2]), 3).wrong.nonzero()[0].tolist()
@@ -223,7 +228,7 @@ def _far_below(median: float, spread: float, stranger_mean: float, stranger_spre
 
 
 def _people(labels: Ints, groups: Ints, n_identities: int) -> list[Ints]:
-    """Return the images of each identity; of several copies of one picture, only the first."""
+    """Return the indices of each identity's images; of several copies of one picture, only the first is included."""
     first = np.flatnonzero(_first(groups))
     order = first[np.argsort(labels[first], kind="stable")]
     return np.split(order, np.searchsorted(labels[order], np.arange(1, n_identities)))
@@ -278,7 +283,7 @@ def _correction(k: Ints, rho: float) -> npt.NDArray[np.float64]:
 
 
 def _robust(values: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """Return the median of the finite values and 1.4826 times the median excess of those above it; NaN without any."""
+    """Return m and σ of `wrong_labels` for the finite values; σ is at least 1e-4. If no value is finite, return NaN."""
     values = values[np.isfinite(values)]
     if not len(values):
         return float("nan"), float("nan")
@@ -311,7 +316,10 @@ def _others(
     embeddings: Floats, labels: Ints, centres: Floats, counts: Ints, corrections: npt.NDArray[np.float64],
     same_people: list[tuple[int, int, float]],
 ) -> tuple[npt.NDArray[np.float64], Ints, float, float]:  # fmt: skip
-    """Return similarity (N,) and label (N,) of the nearest centre of another person; mean and deviation for all of them."""
+    """Return each image's similarity (N,) to the nearest centre of another person, and the label (N,) of that centre.
+
+    Also return the mean and the standard deviation of all images' similarities to all centres of other people.
+    """
     same: dict[int, list[int]] = {}
     for one, two, _ in same_people:
         same.setdefault(one, []).append(two)

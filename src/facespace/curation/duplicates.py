@@ -50,7 +50,9 @@ class Copy:
 def duplicates(
     embeddings: Floats, thumbnails: npt.NDArray[np.uint8], labels: Ints, digests: Sequence[bytes]
 ) -> list[Copy]:
-    """Find which of N images show the same photo: the best earlier copy of each, with the same and with another label.
+    """Find which of N images show the same photo.
+
+    For each copy, return the best earlier image with the same label and the best one with another label, if found.
 
     `embeddings` (N,D) are unit vectors that are equal for an image and its mirror image, `thumbnails` (N,24,24) are gray,
     and `digests` are hashes of the pixels, equal for exact copies. Every pair with a similarity s of at least 0.85 is a
@@ -101,7 +103,7 @@ def _near(
 ) -> Iterator[tuple[int, int, float, float]]:
     """Yield near copies as (i, j, similarity of embeddings, correlation of thumbnails).
 
-    j is the index of an image in `others`. If `others` is None, it is an image of the same set with j < i.
+    i is an image of `embeddings`, j one of `others`. If `others` is None, j < i is an earlier image of the same set.
     """
     their_embeddings, their_thumbnails = others or (embeddings, thumbnails)
     for top in range(0, len(embeddings), _ROWS):

@@ -42,7 +42,10 @@ class Proposal:
 
 @dataclass(slots=True)
 class Applied:
-    """The result of applying a list: numbers of files, lines with an unknown file, and (file, reason) of failures."""
+    """The result of applying a list: how many files were kept, moved now, and moved by an earlier call.
+
+    `unknown` are listed files that the dataset does not have; `failed` are (file, reason) of files that were not moved.
+    """
 
     n_kept: int = 0
     n_moved: int = 0
@@ -56,8 +59,8 @@ def propose(findings: Findings) -> list[Proposal]:
 
     `unreadable` · `person in evaluation set` (the whole identity) · `image in evaluation set` · `wrong label` ·
     `copy in other identity` (the copy that fits its identity worse, unless one of the two is already dropped) ·
-    `exact copy`, except the first · `too few images` left in the identity. Two reasons only mark files to look at, which
-    are kept: `near copy` of an earlier image of the identity, and `same name in evaluation set` for people who look
+    `exact copy`, except the first · `too few images` left in the identity. Files are kept but marked for inspection for
+    two reasons: `near copy` of an earlier image of the identity, and `same name in evaluation set` for people who look
     different.
     """
     images, labels = findings.images, findings.labels
@@ -121,12 +124,12 @@ def _file(findings: Findings, index: int) -> str:
 
 
 def relative(path: str, root: str) -> str:
-    """Return the name of a file in a list: relative to `root`, with slashes, not yet escaped."""
+    """Return a path as lists of files give it: relative to `root`, with slashes, but not yet escaped."""
     return os.path.relpath(path, root).replace(os.sep, "/")
 
 
 def write_list(proposals: Iterable[Proposal], root: str, path: Path) -> None:
-    """Write `keep_drop.csv`, UTF-8 with a byte order mark for spreadsheets; an existing, different list is renamed."""
+    """Write `keep_drop.csv`, UTF-8 with a byte order mark for spreadsheets; if a different list exists, rename it."""
     text = io.StringIO()
     lines = csv.writer(text)
     lines.writerow(_COLUMNS)
@@ -197,12 +200,12 @@ def apply_list(
     *,
     progress: Callable[[Iterable[Any], int, str], Iterator[Any]] = lambda items, _total, _what: iter(items),
 ) -> Applied:
-    """Move the files of `root` that are to be dropped into the same class folders of `moved_to`.
+    """Move the files that `lines` drop from the class folders of `root` to folders of the same names in `moved_to`.
 
-    Files that an earlier call moved are counted. A file stays and is reported if another file has its target's name, or
-    if it is not an image of the dataset. A class folder that becomes empty is removed, because it would be a class
-    without images. Raises `DatasetError` before anything is moved if a name leads out of `root`, also through links, or
-    if `moved_to` is inside `root`.
+    Files that an earlier call moved are only counted. A file stays and is reported if `moved_to` has a different file
+    of that name, if several files have its escaped name, or if it is not an image of the dataset. A class folder that
+    becomes empty is removed, because it would be a class without images. Raises `DatasetError` before anything is moved
+    if a name leads out of `root`, also through links, or if `moved_to` is inside `root`.
     """
     root, moved_to = os.fspath(root), os.fspath(moved_to)
     if inside(moved_to, root):
@@ -247,7 +250,7 @@ def inside(path: str, folder: str) -> bool:
 
 
 def _files(root: str) -> dict[str, list[str]]:
-    """Return the images of class folders: escaped name as in a list → paths relative to `root`."""
+    """Return the images in class folders as {escaped name as in a list: paths relative to `root`}."""
     try:
         folders = read_class_folders(root)
     except DatasetError:
@@ -278,7 +281,10 @@ def _check_no_link(root: str, file: str) -> None:
 
 
 def _move(source: str, target: str) -> None:
-    """Move one file; an existing target is kept, unless it is a complete copy of this file from an interrupted move."""
+    """Move one file. If an interrupted move left a complete copy at `target`, only remove `source`.
+
+    Raises `FileExistsError` if `target` is another file, and other `OSError` if the move fails.
+    """
     os.makedirs(os.path.dirname(target), exist_ok=True)
     if os.path.lexists(target):
         same = os.path.isfile(target) and not os.path.samefile(source, target)

@@ -56,7 +56,11 @@ def counts(findings: Findings, proposals: Sequence[Proposal]) -> dict[str, int]:
 
 
 def small_identities(findings: Findings, proposals: Sequence[Proposal]) -> list[tuple[str, int, int]]:
-    """Return identities with fewer than `min_images`: name, files now, and files left after all other drops."""
+    """Return (name, files now, files left) of each identity with fewer than `min_images` files left.
+
+    Files left are those that no other reason proposes to drop. An identity is omitted if none are left and it had at
+    least `min_images` files.
+    """
     files = Counter(relative(proposal.path, findings.root).split("/")[0] for proposal in proposals)
     left = Counter(
         relative(proposal.path, findings.root).split("/")[0]
@@ -72,7 +76,10 @@ def small_identities(findings: Findings, proposals: Sequence[Proposal]) -> list[
 
 
 def as_json(findings: Findings, proposals: Sequence[Proposal]) -> dict[str, Any]:
-    """Return the report as JSON: `counts`, `settings`, then a list per kind of finding. Files are named as in the list."""
+    """Return the report as JSON: `counts`, `settings`, `statistics`, then the findings of each kind.
+
+    Files are named as in `keep_drop.csv`.
+    """
     images, labels, evaluation = findings.images, findings.labels, findings.evaluation
     names = [plain_text(name) for name in images.names]
     files = [plain_text(relative(path, findings.root)) for path in images.paths]

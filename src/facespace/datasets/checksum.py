@@ -21,7 +21,9 @@ _AHEAD = 6  # chunks that are read in advance
 
 
 class Chain:
-    """The running checksum: `value` covers the images added so far, and `names` gives the name of each label.
+    """The checksum of a dataset, updated image by image: `value` is the checksum of the images added so far.
+
+    `names` gives the name of each label.
 
     >>> chain = Chain(["Anna", "Ben"])
     >>> for label, image in ((1, b"jpeg"), (0, b"png")):
@@ -47,7 +49,7 @@ class Chain:
 
 
 def read_ahead(images: LabelledImages, start: int = 0, end: int | None = None) -> Iterator[tuple[int, bytes, bytes]]:
-    """Yield label, encoded image and its SHA-256, in order from image `start` to before `end`; threads read ahead."""
+    """Yield (label, encoded image, its SHA-256) for the images from `start` to before `end`; threads read ahead."""
     n = len(images) if end is None else end
 
     def read(first: int) -> list[tuple[bytes, bytes]]:

@@ -47,9 +47,9 @@ Source = str | os.PathLike[str]
 class Conversion:
     """The result of a conversion: a dataset of `n_images` images of `n_identities`, and its `checksum`.
 
-    `renamed` maps each new name to the original name that the format cannot store. `n_unrecognised` counts the images of
-    unknown file type, which were copied like all others. This call copied `n_here` images, and copying and reading back
-    took `seconds`.
+    Names that the format cannot store were changed: `renamed` maps each new name to the original name. `n_unrecognised`
+    is the number of images of unknown file type, which were copied like all others. `n_here` is the number of images
+    that this call copied, without those of an interrupted earlier call. `seconds` is the duration of this call.
     """
 
     n_images: int
@@ -170,14 +170,14 @@ class ConversionPlan:
         )  # fmt: skip
 
     def settings(self) -> dict[str, Any]:
-        """Return the settings that two runs must share, so that the second can resume the work of the first."""
+        """Return the settings that must be equal in two runs, so that the second can resume the work of the first."""
         settings: dict[str, Any] = {"format": self.to, "fingerprint": self.fingerprint}
         if self.to in SHARDED:
             settings |= {"shard_images": self.shard_images, "shard_bytes": self.shard_bytes}
         return settings
 
     def written_names(self) -> Names:
-        """Return the names to write. If all names are label numbers, only class folders need them."""
+        """Return the names to write. If every name is just the number of its label, only class folders get names."""
         return Names(self.n_labels, self.names if self.named or self.to == "folder" else {})
 
 
@@ -331,7 +331,10 @@ def _write_record(folder: Path, plan: ConversionPlan, made: Conversion) -> None:
 
 
 def _made_before(out: Path, plan: ConversionPlan) -> Conversion | None:
-    """Return the result that `out` contains if the same conversion wrote it; None if `out` is missing or empty."""
+    """Return the result of an earlier run of the same conversion in `out`; None if `out` is missing or empty.
+
+    Raises `DatasetError` if `out` has any other content.
+    """
     if not os.path.lexists(out) or (out.is_dir() and not out.is_symlink() and not os.listdir(out)):
         return None
     path = out / RECORD_NAME

@@ -27,7 +27,7 @@ _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{k}" for port in ("com", "lpt
 
 
 class Names(Sequence[str]):
-    """Names by label. A label without a known name has its number as text.
+    """The name of each label. If no name is known, it is the label's number as text.
 
     >>> list(Names(3, {1: "Ben"}))
     ['0', 'Ben', '2']
@@ -80,7 +80,7 @@ class LabelScan:
         self._labels.append(label)
 
     def finish(self, folder: str | os.PathLike[str]) -> tuple[npt.NDArray[np.int64], Names]:
-        """Return labels (N,) and names; names that were not added come from the `names.txt` in `folder`."""
+        """Return labels (N,) and names. Labels added without a name get it from the `names.txt` in `folder`."""
         labels = np.array(self._labels, np.int64)
         known = {**read_names(folder), **self._known}
         n_labels = max(int(labels.max(initial=-1)), max(known, default=-1)) + 1
@@ -88,7 +88,7 @@ class LabelScan:
 
 
 def read_names(folder: str | os.PathLike[str]) -> dict[int, str]:
-    """Return names by label from the `names.txt` of a folder, line k + 1 for label k; empty if there is no such file.
+    """Return {label: name} from the `names.txt` of a folder; line k + 1 is for label k. Without the file it is empty.
 
     Raises `DatasetError` if the file is not UTF-8, is too long or has an empty line.
     """
@@ -124,7 +124,7 @@ def write_names(folder: str | os.PathLike[str], names: Iterable[str]) -> None:
 
 
 def folder_names(names: Sequence[str]) -> list[str]:
-    """Return a folder name for every name, in order: each valid, and all different, on every operating system.
+    """Return a folder name for every name, in order. They are valid and all different on every operating system.
 
     A valid name is not changed. In an invalid name `_` replaces each character that is a separator or forbidden on some
     system. If two folder names would be equal or differ only in case, the later one gets a number.

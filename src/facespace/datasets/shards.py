@@ -51,7 +51,7 @@ def find_shards(path: str | os.PathLike[str], ending: str, what: str) -> tuple[s
 
 
 def is_pattern(path: str) -> bool:
-    """Return whether the last part of a path is a glob pattern with `*`, `?` or `[…]`; an existing path is not one."""
+    """Return whether the last part of a path is a glob pattern (`*`, `?` or `[…]`); an existing path is no pattern."""
     return bool(set("*?[") & set(os.path.basename(path))) and not os.path.lexists(path)
 
 
@@ -116,7 +116,7 @@ class Pieces:
 
 
 class Piece(NamedTuple):
-    """The position of one image: the number of its file, its number in that file, and its byte range."""
+    """The position of one image: the number of its file, the number of the image in that file, and its byte range."""
 
     shard: int
     number: int
@@ -125,10 +125,10 @@ class Piece(NamedTuple):
 
 
 class ShardFiles:
-    """Files that any thread reads at any offset; pickling stores the paths, and another process reopens the files.
+    """Files that several threads can read at any offset at the same time.
 
-    `sizes` are in bytes. Raises `DatasetError` if a file is not regular, cannot be read, or has changed since it was
-    opened.
+    A pickled object holds paths and sizes, and the process that loads it opens the files again. `sizes` are in bytes.
+    Raises `DatasetError` if a file is not regular, cannot be read, or has changed since it was opened.
     """
 
     def __init__(self, paths: Sequence[str]) -> None:

@@ -20,10 +20,10 @@ _OF_UNION = re.compile(r"^[0-9]+(?: \(dataset [0-9]+\))+$")  # names that an ear
 class UnionImages:
     """The images of several datasets one after the other, as `LabelledImages`; equal names are one identity.
 
-    Names keep the order of their first appearance. If the names of a dataset are only the numbers from 0 or 1 on (with or
-    without leading zeros), its identities are different from those of all other datasets: identity 7 of the second
-    dataset is called `7 (dataset 2)`. All other numbers are treated as names; a warning is given if several datasets
-    share such a number. Raises `DatasetError` if there are no datasets.
+    Names keep the order of their first appearance. If the names of a dataset are just consecutive numbers from 0 or 1
+    on (with or without leading zeros), its identities are different from those of all other datasets: identity 7 of the
+    second dataset is called `7 (dataset 2)`. In any other dataset, a number is a name like any other; a warning is
+    given if several such datasets share a number. Raises `DatasetError` if there are no datasets.
 
     >>> from types import SimpleNamespace
     >>> first = SimpleNamespace(names=["Anna", "Ben"], labels=np.array([0, 1, 1]))

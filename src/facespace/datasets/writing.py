@@ -26,7 +26,7 @@ class Writer(Protocol):
         """Append one image."""
 
     def sync(self) -> Any:
-        """Flush to the disk and return the position to resume at, as a JSON value; None if it cannot resume here."""
+        """Flush to the disk; return the position to resume at, as a JSON value, or None if one cannot resume here."""
 
     def close(self) -> None:
         """Finish the files."""
@@ -36,10 +36,10 @@ class Writer(Protocol):
 
 
 def names_in(format: str, names: Mapping[int, str], n_labels: int) -> dict[int, str]:  # noqa: A002
-    """Return the given names by label as a format can store them.
+    """Return `names` (label → name), changed where the format cannot store a name as it is.
 
-    Folders get safe names. If all names are the labels' numbers, they get leading zeros, because folders are sorted as
-    text.
+    For class folders, names become valid folder names. If every name is just the number of its label, the numbers get
+    leading zeros, because folders are sorted as text.
 
     >>> names_in("folder", {0: "0", 11: "11"}, 12), names_in("folder", {0: "a/b"}, 1), names_in("tfrecord", {0: ""}, 1)
     ({0: '00', 11: '11'}, {0: 'a_b'}, {0: '_'})
@@ -59,10 +59,11 @@ def open_writer(
     shard_bytes: int,
     resume_at: Any = None,
 ) -> Writer:
-    """Return a writer of a format for an existing folder, which resumes at `resume_at` unless that is None.
+    """Return a writer that writes `format` into an existing folder.
 
+    `resume_at` is a position that `sync` returned, where the writer continues; None starts from the beginning.
     `names.known` are written into the files if the format can store names, else into `names.txt`; class folders need a
-    name for each label. Raises `DatasetError` if the files do not match `resume_at`, which `sync` returned.
+    name for each label. Raises `DatasetError` if the files in the folder do not match `resume_at`.
     """
     resume = {} if resume_at is None else {"resume_at": resume_at}
     sizes: dict[str, Any] = {"shard_images": shard_images, "shard_bytes": shard_bytes}
@@ -105,9 +106,10 @@ def bytes_in_shard(format: str, encoded: bytes, label: int, names: Names) -> int
 
 
 def shard_start(format: str, shard: int, n_before: int) -> Any:  # noqa: A002
-    """Return the `resume_at` of a writer that starts with shard number `shard`, after `n_before` images, in its own folder.
+    """Return the `resume_at` for a writer that writes one part of a dataset into its own folder.
 
-    Only the formats in `IN_PARTS` support this.
+    Its first shard has the number `shard`, and `n_before` images of the dataset precede its first image. Only the
+    formats in `IN_PARTS` support this.
     """
     return {"folder": n_before, "webdataset": (n_before, shard, 0, 0), "parquet": (shard,)}[format]
 
@@ -121,7 +123,7 @@ def _reopen_records(folder: Path) -> None:
 
 
 def open_written(format: str, folder: Path, names: Names, *, n_before: int = 0) -> LabelledImages:  # noqa: A002
-    """Open the images that a writer wrote into a folder, in the order written; `n_before` images precede its first."""
+    """Open the images that a writer wrote into a folder, in order, after `n_before` images of the dataset."""
     if format == "folder":
         return NumberedFolder(folder, names.known, begin=n_before)
     if format == "recordio":

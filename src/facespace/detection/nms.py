@@ -48,7 +48,7 @@ def non_maximum_suppressions(
     *,
     end_pixels: bool = True,
 ) -> list[npt.NDArray[np.int64]]:
-    """Apply `non_maximum_suppression` by union to several independent sets of boxes, in one call of the operator."""
+    """Apply `non_maximum_suppression` with `overlap="union"` to independent sets of boxes, in one operator call."""
     orders = [np.argsort(part)[::-1] for part in scores]
     most = max((len(order) for order in orders), default=0)
     if most < 2:
@@ -71,7 +71,7 @@ def non_maximum_suppressions(
 
 @functools.cache
 def _operator() -> Any:
-    """Return ONNX Runtime's NonMaxSuppression, which computes only the overlaps that it needs."""
+    """Return a session of ONNX Runtime's NonMaxSuppression, which computes only the overlaps that it needs."""
     import onnxruntime
 
     graph = GraphBuilder()

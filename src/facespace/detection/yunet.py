@@ -69,8 +69,8 @@ Pixels = npt.NDArray[np.uint8]
 class _Search(NamedTuple):
     """Represents one run of the network over a photo at one `size` (height, width).
 
-    `photo` is the photo's number. Faces of at least `min_side` pixels and `min_score` are candidates; if `min_score` is
-    0, the detector's `min_score` applies.
+    `photo` is the photo's number. Faces are candidates if their longer side has at least `min_side` pixels and their
+    score is at least `min_score`. If `min_score` is 0, the detector's `min_score` applies.
     """
 
     photo: int
@@ -180,7 +180,7 @@ class YuNet:
         return min(1.0, self._scale(height, width))
 
     def detect_reduced(self, photos: Sequence[Pixels], reductions: Sequence[int]) -> list[list[Face]]:
-        """Return the faces of photos (H,W,3) that were decoded at 1/n of their size, for the `reductions` n.
+        """Return the faces of photos (H,W,3), each decoded at 1/n of its full size, where `reductions` gives its n.
 
         `min_size` refers to the photos at full size. Coordinates refer to the reduced photos.
         """
@@ -239,7 +239,7 @@ class YuNet:
         return 1.0 if reduction > 1 and _NEARLY <= scale <= 1 else scale
 
     def _run(self, network: OnnxNetwork, batch: Sequence[_Search]) -> list[_Found]:
-        """Run the network once for searches of one padded size, and return the faces of each without duplicates."""
+        """Run the network once for searches that share a padded size; return the faces of each without duplicates."""
         images = np.empty((len(batch), *batch[0].padded, 3), np.uint8)
         for image, search in zip(images, batch, strict=True):
             height, width = search.size
@@ -260,10 +260,11 @@ class YuNet:
     ) -> list[_Found]:
         """Detect small and uncertain faces a second time, on patches of their photos, and return the faces of each photo.
 
-        Small faces get the landmarks of the patch. At 15 px a landmark that is wrong by one pixel rotates the crop by ten
-        degrees; with landmarks from patches, the same small face in two copies of a photo is a third more similar.
-        Uncertain faces that are not detected on their patch are dropped: most are hands, hair or backs of heads. Small
-        candidates below `min_score` become faces, with the box and score of the patch, if they reach `_PROMOTED` there.
+        Small faces get the landmarks found on the patch. On a face of 15 px, a landmark that is wrong by one pixel
+        rotates the crop by ten degrees; with landmarks from patches, the embeddings of the same small face in two
+        copies of a photo are a third more similar. Uncertain faces that are not detected on their patch are dropped:
+        most are hands, hair or backs of heads. Small candidates below `min_score` become faces, with the box and score
+        of the patch, if they reach `_PROMOTED` there.
         """
         small = [
             self._small(pixels, one, n)
@@ -358,7 +359,7 @@ def _moved(found: _Found, scale: npt.NDArray[np.float64], shift: npt.NDArray[np.
 
 
 def _patch(pixels: Pixels, corner: npt.NDArray[np.float64], scale: float) -> Pixels:
-    """Return the square of a photo at `corner`, resized by `scale`; black beyond the photo's borders."""
+    """Return the square patch of a photo with this upper left `corner`, resized by `scale`; black outside the photo."""
     side = _PATCH / scale
     low, high = np.floor(corner).astype(int), np.ceil(corner + side).astype(int)
     x, y = corner - low
@@ -373,19 +374,19 @@ def _patch(pixels: Pixels, corner: npt.NDArray[np.float64], scale: float) -> Pix
 
 
 def _row_step(side: float, size: int) -> tuple[int, int]:
-    """Return the step and the first of the rows that are used to resize an image from `side` to `size` rows.
+    """Return (step, first): to resize an image from `side` to `size` rows, use every `step`-th row from row `first` on.
 
-    When an image becomes much smaller, at least two of the used rows still make one output row, so skipping rows does
-    not change the result much, and it saves most of the time.
+    At least two of the used rows still make one output row if the image becomes much smaller. So skipping the other
+    rows does not change the result much, and it saves most of the time.
     """
     step = max(1, math.floor(side / size / 2))
     return step, (step - 1) // 2
 
 
 def _means(seen: _Found, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Return the landmarks (n,5,2) of the faces in these rows, as a weighted mean over all cells that detect the same face.
+    """Return the landmarks (n,5,2) of the faces in these rows: weighted means over all cells that detect the same face.
 
-    The errors of the cells are partly independent, so crops by mean landmarks give more similar embeddings of a person.
+    The cells' errors are partly independent, so crops aligned to mean landmarks give a person more similar embeddings.
     """
     near = (overlaps(seen.boxes[rows], seen.boxes) > _VOTE_IOU) * (
         seen.scores / seen.scores[rows][:, None]
@@ -453,7 +454,7 @@ def _merged(full: _Found, large: _Found) -> _Found:
 
 
 def _share_inside(boxes: npt.NDArray[np.float64], others: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return the fraction of each box (N,4) that is inside each other box (M,4): (N,M), 0 to 1."""
+    """Return the fraction (N,M), 0 to 1, of each of the `boxes` (N,4) that is inside each of the `others` (M,4)."""
     low = np.maximum(boxes[:, None, :2], others[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
     area = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)

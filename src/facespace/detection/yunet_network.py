@@ -26,8 +26,9 @@ _HEADS = ("cls", "obj", "bbox", "kps")
 def yunet_network() -> bytes:
     """Return the ONNX network for any number of RGB images (N,H,W,3) uint8 whose sides are multiples of 32.
 
-    Its outputs are scores (N,M), √(class · objectness), and numbers (N,14,M), 4 of the box and 10 of the landmarks; M
-    counts the cells of all strides. Raises `ModelError` for a missing or changed file.
+    It has two outputs: scores (N,M), which are √(class · objectness), and 14 numbers per cell (N,14,M), 4 for the box
+    and 10 for the landmarks. M is the number of cells of all strides. Raises `ModelError` for a missing or changed
+    file.
     """
     model = parse_model(read_packed(FILE, SHA256), FILE)
     graph = model.graph

@@ -48,7 +48,7 @@ _PARTS = ".parts"
 
 @dataclass(frozen=True)
 class AligningWork:
-    """Represents the `parts.Work` of aligning `raw` into `out`. The rows of parts are in `out/.parts` until joined."""
+    """Represents the `parts.Work` of aligning `raw` into `out`; `out/.parts` has each part's rows until `finish`."""
 
     raw: Folder
     out: Folder
@@ -70,9 +70,10 @@ class AligningWork:
         return {"command": "align", "photos_in": self.raw.name, **asdict(self.record), **variables()}
 
     def entries(self) -> list[str]:
-        """Return the entries of the plan: each photo `NAME/file` with its crop's file, by the rules of `alignment.aligner`.
+        """Return the entries of the plan, as JSON: pairs of a photo, `NAME/file`, and the file of its crop.
 
-        A crop's name depends on other photos, so it is chosen here, where all are known.
+        `alignment.batch.outputs` chooses the crop's file. This depends on other photos, so it is done here, where all
+        photos are known.
         """
         place = self.raw.place
         photos = list(find_class_photos(place)) if is_url(place) else find_photos(Path(place))
@@ -120,7 +121,7 @@ def begin(work: AligningWork) -> Plan | None:
 
 
 def finish(work: AligningWork, plan: Plan) -> list[Row]:
-    """Join the rows of all parts into the table, in the order of a single process; remove the parts; return the rows."""
+    """Write the rows of all parts as one table, in the order of a single process; remove the parts; return the rows."""
     rows: list[Row] = []
     for number in range(plan.n_parts):
         name = work.result(number)

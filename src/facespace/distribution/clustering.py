@@ -61,7 +61,7 @@ class FindingWork(NetworkWork):
         }
 
     def compute(self, number: int) -> None:
-        """Detect and embed the faces of a part's photos; write their pictures, then their archive."""
+        """Detect and embed the faces in a part's photos; write a picture of each face, then the part's archive."""
         embedder, detector = self.networks(self.min_size)
         entries = read_pairs(self.folder, number)
         sources = (os.path.join(self.base, path) for path, _ in entries)
@@ -93,9 +93,9 @@ class FindingWork(NetworkWork):
 
 
 def begin(work: FindingWork, digests: Mapping[str, str]) -> tuple[FindingWork, Plan]:
-    """Return the work and the plan for photos (path → SHA-256); the plan is new, or that of an interrupted run.
+    """Return `work` with the id of its run, and the plan for the photos in `digests` (path → SHA-256).
 
-    Parts of runs with other photos or options are removed.
+    An interrupted run with the same photos and options is continued. The parts of other runs are removed.
     """
     entries = [json.dumps(photo) for photo in digests.items()]
     run = hashlib.sha256(json.dumps([work.settings(), work.base]).encode())
@@ -153,7 +153,7 @@ class PairsWork:
     gpu = False
 
     def result(self, number: int) -> str:
-        """Return the name of the file with the pairs of two shards.
+        """Return the name of the file with the similar pairs that a part finds in its two shards.
 
         >>> PairsWork(Folder("stages"), n_shards=4, threshold=0.5).result(6)
         'pairs-00001-00002'

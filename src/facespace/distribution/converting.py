@@ -43,7 +43,10 @@ Compute = Callable[[Work, Plan, str], None]
 
 @dataclass(frozen=True)
 class _Source:
-    """Represents the dataset at absolute `paths`, to be written into `out` in the format `to`; all workers see both."""
+    """Represents the conversion of the dataset at absolute `paths` into the folder `out` in the format `to`.
+
+    All workers can access the dataset and the folder.
+    """
 
     paths: tuple[str, ...]
     out: str
@@ -63,7 +66,7 @@ class _Source:
         return {"command": "convert", "format": self.to, "fingerprint": self.fingerprint, **sizes}
 
     def opened(self) -> tuple[LabelledImages, Names]:
-        """Return images and names. Raises `DatasetError` if they differ from those where the command was started."""
+        """Return images and names to write. Raises `DatasetError` if the command was started on other images."""
         images, plan = _open(self.paths, self.to)
         if plan.fingerprint != self.fingerprint:
             raise DatasetError(
@@ -156,7 +159,7 @@ def write_in_parts(
 ) -> Conversion:
     """Write the dataset at absolute `paths` in parts; `compute` computes the parts of a `Work`.
 
-    With `paths` and `compute` bound, this is a `datasets.convert.Write`.
+    `functools.partial` with `paths` and `compute` makes this a `datasets.convert.Write`.
     """
     source = (paths, str(folder), plan.to, plan.shard_images, plan.shard_bytes, plan.fingerprint)
     reading, writing = ReadingWork(*source), WritingWork(*source)
@@ -196,7 +199,7 @@ def _plan(work: ReadingWork | WritingWork, ranges: Iterable[tuple[int, int]]) ->
 
 
 def _read(work: ReadingWork, plan: Plan, n: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], int]:
-    """Return the digests (N,32) and sizes (N,) of all images, and the number of images of an unknown format."""
+    """Return each image's SHA-256 (N,32) and bytes in a shard (N,), and the number of images of an unknown format."""
     digests, sizes, n_unrecognised, begin = np.empty((n, 32), np.uint8), np.empty(n, np.int64), 0, 0
     for number, part in enumerate(read_archives(work, plan, ("digest", "size", "unrecognised"))):
         end = begin + len(part["size"])
@@ -210,7 +213,10 @@ def _read(work: ReadingWork, plan: Plan, n: int) -> tuple[npt.NDArray[np.uint8],
 
 
 def _shard_ends(plan: ConversionPlan, sizes: npt.NDArray[np.int64]) -> Iterator[int]:
-    """Yield the end of each shard, by the rules of the format's writer; class folders are split every `PER_PART` images."""
+    """Yield for each shard the index after its last image.
+
+    Shards end where the format's writer would end them. Class folders have no shards, so a part has `PER_PART` images.
+    """
     sharded = plan.to in SHARDED
     most = plan.shard_images if sharded else PER_PART
     n_in_shard = n_bytes = 0
@@ -222,7 +228,7 @@ def _shard_ends(plan: ConversionPlan, sizes: npt.NDArray[np.int64]) -> Iterator[
 
 
 def _move(apart: Path, out: Path) -> None:
-    """Move the files of a shard to their final places; existing files have the same content."""
+    """Move the files of a shard, except `names.txt`, to their final places. Existing files have the same content."""
     for path in sorted(apart.rglob("*")):
         target = out / path.relative_to(apart)
         if path.is_dir():

@@ -70,13 +70,13 @@ class FaceTable:
 
 
 def model_array(model: Any) -> npt.NDArray[np.str_]:
-    """Return the identification of an `Embedder` or `OpenedModel` in archives: its name and fingerprint."""
+    """Return the text that identifies an `Embedder` or `OpenedModel` in archives: its name and fingerprint."""
     return np.array(f"{model.name} {model.fingerprint}")
 
 
 @dataclass(frozen=True)
 class EmbeddingWork(NetworkWork):
-    """Represents the `parts.Work` of embedding.
+    """Represents the `parts.Work` of embedding the faces in photos.
 
     Relative paths of photos are relative to `base`, which is empty if all paths are absolute or URLs.
     """
@@ -131,7 +131,7 @@ def read_parts(work: EmbeddingWork, plan: Plan) -> Iterator[dict[str, npt.NDArra
 def join_parts(parts: list[dict[str, npt.NDArray[Any]]]) -> dict[str, npt.NDArray[Any]]:
     """Join the arrays of several parts, column by column.
 
-    The photos that could not be read, `failed`, are left out; `model` is that of the first part.
+    The result has no `failed`, the list of photos that could not be read. Its `model` is that of the first part.
     """
     columns = [column for column in parts[0] if column not in ("model", "failed")]
     joined = {column: np.concatenate([part[column] for part in parts]) for column in columns}

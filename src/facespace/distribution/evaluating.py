@@ -26,9 +26,10 @@ _COLUMNS = ("numbers", "embeddings", "failed", "reasons", "pictured", "thumbnail
 
 @dataclass(frozen=True)
 class EvaluatingWork(NetworkWork):
-    """Represents the `parts.Work` of embedding the photos of a list of pairs.
+    """The `parts.Work` that embeds the photos of a list of pairs.
 
-    `source` has absolute paths, which all workers see. With `thumbnails` small pictures of the crops are kept for the report.
+    `source` has absolute paths, which all workers see. With `thumbnails`, small pictures of the crops are kept
+    for the report.
     """
 
     folder: Folder
@@ -77,13 +78,13 @@ class EvaluatingWork(NetworkWork):
 
 
 def begin(work: EvaluatingWork, pairs: PairSet) -> Plan:
-    """Make the plan of a run or resume an existing one. The plan has the photos of the list whose files exist."""
+    """Return the plan of a run: a new one, or an existing one to resume. It has the listed photos whose files exist."""
     entries = (json.dumps([k, pairs.pairs.photos[k]]) for k, file in enumerate(pairs.files) if file is not None)
     return make_plan(work.folder, entries, work.settings(), per_part=PER_PART)
 
 
 def finish(work: EvaluatingWork, plan: Plan, pairs: PairSet, dimension: int) -> Represented:
-    """Join the parts, remove them, and return what `evaluation.pairs.represent` returns for the whole list."""
+    """Join the results of all parts and remove their files. Return what `represent` returns for the whole list."""
     seen = empty(pairs, dimension, work.flip)
     for number, part in enumerate(read_archives(work, plan, _COLUMNS)):
         try:

@@ -15,7 +15,7 @@ from facespace.runtime.devices import Device
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkWork:
-    """Base class of a `parts.Work` that embeds photos with the model that has this `fingerprint`."""
+    """Base class of a `parts.Work` that embeds photos with `model`; `fingerprint` identifies the model's content."""
 
     model: str
     fingerprint: str
@@ -35,9 +35,9 @@ class NetworkWork:
         return result_name(number, "npz")
 
     def networks(self, min_size: float | None = None) -> tuple[Embedder, Detector]:
-        """Return the embedder and its detector, which finds faces from `min_size` pixels on (None: its own default).
+        """Return the embedder and its detector, which finds faces of `min_size` pixels or more (None: its own default).
 
-        A worker keeps both for its next part. Raises `ModelError` if this machine has another model by that name.
+        A worker keeps both for its next part. Raises `ModelError` if another model has that name on this machine.
         """
         embedder, detector = _load(self.model, self.device, min_size)
         if embedder.fingerprint != self.fingerprint:

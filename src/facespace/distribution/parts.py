@@ -29,9 +29,9 @@ class Work(Protocol):
 
 
 def compute_parts(work: Work, plan: Plan, session: Session | None = None) -> Iterator[int]:
-    """Compute every part that has no result yet. Yield the number of finished parts: at first, then after every part.
+    """Compute every part that has no result yet; yield the number of finished parts at the start and after each part.
 
-    With a `session` the workers of its cluster compute. Without it this process does, one part after another.
+    The workers of the cluster compute them if there is a `session`. Otherwise this process computes one after another.
     """
     there = set(work.folder.names())
     missing = [number for number in range(plan.n_parts) if work.result(number) not in there]
@@ -45,7 +45,7 @@ def compute_parts(work: Work, plan: Plan, session: Session | None = None) -> Ite
 
 
 def remove_parts(work: Work, plan: Plan) -> None:
-    """Remove results and plan after the results are joined.
+    """Remove the results and the plan, after the results have been joined.
 
     The results are removed first and the lists of photos last, so that a run that is killed here can be resumed.
     """

@@ -30,7 +30,7 @@ HEADER = f"{_FOLDER}/plan.json"  # a plan exists if this object exists
 
 @dataclass(frozen=True)
 class Plan:
-    """Represents the numbered parts of a list of photos, with `per_part` photos in each except the last."""
+    """Represents a list of photos that is split into numbered parts of `per_part` photos; the last may have fewer."""
 
     n_photos: int
     per_part: int
@@ -45,7 +45,7 @@ class Plan:
         return -(-self.n_photos // self.per_part)
 
     def names(self) -> list[str]:
-        """Return the names of the plan's objects, the header first, because without it there is no plan."""
+        """Return the names of the plan's objects. The header is first: removing it ends the plan."""
         return [HEADER, *map(part_name, range(self.n_parts))]
 
 
@@ -55,7 +55,7 @@ def part_name(number: int) -> str:
 
 
 def result_name(number: int, ending: str) -> str:
-    """Return the name of the object that says that a part is done.
+    """Return the name of the object with the results of a part; the part is done if this object exists.
 
     >>> result_name(12, "json")
     'part-0000012.json'
@@ -66,8 +66,8 @@ def result_name(number: int, ending: str) -> str:
 def make_plan(folder: Folder, photos: Iterable[str], settings: Mapping[str, Any], *, per_part: int) -> Plan:
     """Write the plan for a stream of `photos` into `folder`, or check that the existing plan is the same.
 
-    `settings` are everything that the results depend on, as JSON values. Raises `DatasetError` if the photos or settings
-    of an earlier run differ, or if there are results without a plan.
+    `settings` has everything except the photos that the results depend on, as JSON values. Raises `DatasetError` if the
+    photos or settings differ from those of the existing plan, or if there are results without a plan.
     """
     found = _read_header(folder) if folder.exists(HEADER) else None
     if found is not None and found["settings"] != settings:
@@ -100,7 +100,7 @@ def make_plan(folder: Folder, photos: Iterable[str], settings: Mapping[str, Any]
 
 
 def leftovers(folder: Folder, plan: Plan | None = None) -> list[str]:
-    """Return the names of objects that killed runs left in the plan's folder: all that do not belong to this `plan`."""
+    """Return the names of objects in the plan's folder that are not those of `plan`; killed runs left them there."""
     kept = set() if plan is None else set(plan.names())
     return [name for one in folder.inside(_FOLDER).names() if (name := f"{_FOLDER}/{one}") not in kept]
 
@@ -117,7 +117,7 @@ def read_part(folder: Folder, number: int) -> list[str]:
 
 
 def read_pairs(folder: Folder, number: int) -> list[tuple[Any, Any]]:
-    """Read the entries of a part whose plan was made from JSON pairs. Raises `DatasetError` if its object is damaged."""
+    """Read a part of a plan whose entries are JSON pairs, not photos. Raises `DatasetError` if it is damaged."""
     try:
         return [(first, second) for first, second in map(json.loads, read_part(folder, number))]
     except (ValueError, TypeError):

@@ -34,10 +34,10 @@ class Session:
         self._ray = ray
 
     def map(self, compute: Callable[[int], None], numbers: Iterable[int], *, gpu: bool = False) -> Iterator[int]:
-        """Call `compute` for numbers on the workers. Yield each number when it is done, in any order.
+        """Call `compute` on the workers, once for each number. Yield each number when it is done, in any order.
 
         `compute` is pickled. Every core is a worker; with `gpu` every GPU is a worker, with its share of the node's cores.
-        Raises `FacespaceError` if `compute` raises an error for the user, or if a worker cannot continue.
+        Raises `FacespaceError` if `compute` raises an error, or if a worker cannot continue.
         """
         rows = [{"number": number} for number in numbers]
         if not rows:
@@ -111,12 +111,15 @@ def connect(address: str) -> Iterator[Session]:
 
 
 def _remote_options() -> dict[str, Any]:
-    """Return a limit of retries for tasks whose worker or node is lost; by default Ray Data retries without end."""
+    """Return Ray's options for a task: how often to retry it if its worker or node is lost (by default without end)."""
     return {"max_retries": _MOST_RETRIES}
 
 
 def _check_reachable(address: str) -> None:
-    """Raise `RuntimeUnavailable` unless something listens at HOST:PORT, because Ray would try for minutes."""
+    """Raise `RuntimeUnavailable` unless `address` is `local`, `auto`, or a HOST:PORT at which something listens.
+
+    If nothing listens there, Ray would try for minutes.
+    """
     host, colon, port = address.rpartition(":")
     if "://" in address or not colon or not port.isdigit():
         if address not in ("local", "auto"):

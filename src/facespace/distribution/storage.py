@@ -45,7 +45,7 @@ def is_url(place: str) -> bool:
 
 
 def shown(place: str) -> str:
-    """Return a place for messages and results: a URL without user, password and query.
+    """Return a path or URL as messages and results show it: without user and password, for http(s) also without query.
 
     >>> shown("ftp://ann:secret@host/a.jpg"), shown("https://host/a.jpg?signature=1"), shown("a@b.jpg")
     ('ftp://host/a.jpg', 'https://host/a.jpg', 'a@b.jpg')
@@ -57,7 +57,7 @@ def shown(place: str) -> str:
 
 
 def check_no_password(place: str) -> str:
-    """Return a place unchanged. Raises `ValueError` for a URL with a password, which other users of the machine could see.
+    """Return a path or URL unchanged. Raises `ValueError` for a URL with a password, which other users could see.
 
     >>> check_no_password("s3://bucket/photos")
     's3://bucket/photos'
@@ -72,10 +72,11 @@ def check_no_password(place: str) -> str:
 
 
 def find_photos(places: Iterable[str]) -> Iterator[str]:
-    """Yield the photos of local paths like `pipeline.photos.find_images`, and those of URLs by the same rules.
+    """Yield the photos in local paths, as `pipeline.photos.find_images` does, and those in URLs by the same rules.
 
-    The URL of a file is yielded unchanged. Below the URL of a folder every photo is found, a folder's sorted files before
-    its subfolders; hidden names are skipped. Raises `DatasetError` if a store cannot be listed.
+    The URL of a file is yielded unchanged. For the URL of a folder, all photos below it are yielded: the files of a
+    folder, sorted, before those of its subfolders. Hidden names are skipped. Raises `DatasetError` if a folder has no
+    photos or its store cannot be listed.
     """
     for place in places:
         yield from _find_in_store(place) if is_url(place) else find_images([place])
@@ -170,7 +171,7 @@ class Folder:
         return Folder(f"{self.place.rstrip('/')}/{name}")
 
     def is_empty(self, *, apart_from: str = "") -> bool:
-        """Return whether the folder is empty, ignoring the folder `apart_from`, or does not exist."""
+        """Return whether the folder does not exist or contains nothing, or nothing but `apart_from`."""
         if not is_url(self.place):
             return not os.path.isdir(self.place) or set(os.listdir(self.place)) <= {apart_from}
         with self._errors(""):
@@ -316,7 +317,7 @@ def _find_in_store(url: str) -> Iterator[str]:
 
 
 def _kind(store: Any, path: str) -> Kind:
-    """Return the kind of a stored file, by the rules of `io.file_kinds.kind_in_folder`."""
+    """Return whether a stored file is a photo, a video or neither, by the rules of `io.file_kinds.kind_in_folder`."""
     ending = os.path.splitext(path)[1].lower()
     if ending in IMAGE_ENDINGS:
         return Kind.PHOTO

@@ -34,10 +34,10 @@ UNKNOWN_QUALITY = 0.75  # assumed for faces of unknown quality: that of a sharp 
 class LookAlikes:
     """Similarities of different people within one photo, who may share age, sex, ethnicity, family, light and camera.
 
-    Similarities are those of faces of quality 1; `shift` gives how much higher they are for two faces of mean quality
-    q. `pairs` lists (false match rate, similarity) for two faces, `people` the same for a stranger and the one enrolled
-    person who resembles them. Both are upper bounds of a bootstrap over the `n_photos` photos, which have equal weight;
-    the bound of `pairs` is the wider one.
+    `pairs` lists (false match rate, similarity) for comparing two faces. `people` lists (false match rate, similarity)
+    for comparing a stranger with the one enrolled person who resembles the stranger. The similarities are those of
+    faces of quality 1; `shift` returns how much higher they are for faces of lower quality. The rates are upper bounds
+    from a bootstrap over the `n_photos` photos, which have equal weight; for `pairs`, a higher quantile is the bound.
     """
 
     pairs: tuple[tuple[float, float], ...]
@@ -47,7 +47,7 @@ class LookAlikes:
     n_faces: int
 
     def shift(self, quality: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """Return how much higher similarities of two faces of that mean quality q are: slope · (1 − q)."""
+        """Return how much higher similarities are at a mean quality q of both faces than at 1: slope · (1 − q)."""
         shift: npt.NDArray[np.float64] = self.slope * (1 - np.asarray(quality, np.float64))
         return shift
 
@@ -94,10 +94,10 @@ class Calibration:
     def match_threshold(self, fmr: float, quality: float | None = None) -> float:
         """Return the similarity that a share `fmr` of pairs of different people reaches.
 
-        With `look_alikes` these are pairs within one photo, and `quality` is the mean quality of both faces
-        (`UNKNOWN_QUALITY` if None); without, they are random pairs of portraits. Interpolates linearly in log(fmr)
-        between the table's points, and extrapolates linearly in the normal quantile of fmr beyond its rarest rate.
-        `ValueError` outside (0, 0.5].
+        With `look_alikes`, both people of a pair are in the same photo, and `quality` is the mean quality of both faces
+        (`UNKNOWN_QUALITY` if None). Without, the pairs are random pairs of portraits, and `quality` is ignored. The
+        similarity is interpolated linearly in log(fmr) between the measured points; below the lowest measured rate it
+        is extrapolated linearly in the normal quantile of fmr. Raises `ValueError` for an `fmr` outside (0, 0.5].
         """
         if not isinstance(fmr, numbers.Real):
             raise TypeError(f"a false match rate must be a number, got {type(fmr).__name__}")
@@ -223,12 +223,13 @@ def _rate_at(similarity: float, rates: Sequence[float], similarities: Sequence[f
 
 @functools.lru_cache(maxsize=64)
 def _beyond(rates: tuple[float, ...], similarities: tuple[float, ...]) -> tuple[float, float]:
-    """Return slope and start of the extrapolation beyond the rarest rate.
+    """Return the slope and the start of the line that extrapolates below the lowest measured rate.
 
-    The slope is per standard deviation; the start is the rarest rate as a normal quantile. Similarities of different
-    people are roughly normal in their upper tail: against the normal quantile of the rate they are nearly straight,
-    against its logarithm they bend. The line goes through the rarest point and the first point of at least a hundred
-    times its rate, because the slope between two neighbours rests on few pairs (see `benchmarks/gallery_strangers.py`).
+    The slope is the increase of the similarity per standard deviation; the start is the lowest rate as a normal
+    quantile. The similarities of different people have a roughly normal upper tail: plotted against the normal quantile
+    of the rate they are nearly a straight line, against its logarithm they bend. The line goes through the point of the
+    lowest rate and the nearest point of about a hundred times that rate or more, because the slope between two
+    neighbouring points rests on few pairs (see `benchmarks/gallery_strangers.py`).
     """
     first = max((k for k, rate in enumerate(rates) if rate >= 99 * rates[-1]), default=0)
     last, before = -_NORMAL.inv_cdf(rates[-1]), -_NORMAL.inv_cdf(rates[first])
@@ -236,10 +237,10 @@ def _beyond(rates: tuple[float, ...], similarities: tuple[float, ...]) -> tuple[
 
 
 def find(fingerprint: str, *, runtime: str, precision: str, spec: InputSpec | None = None) -> Calibration | None:
-    """Return the calibration of the weights with this SHA-256, or None if none was measured.
+    """Return the calibration of the weights whose SHA-256 is `fingerprint`, or None if it was not measured.
 
-    A calibration applies only to crops of the published model's spec, so the result is None for another `spec`. Of
-    several measurements, one with the same precision is preferred, and among those one with the same runtime.
+    A calibration applies only to crops of the published model's spec, so the result is None for another `spec`. If the
+    weights were measured several times, a measurement with the same `precision` is preferred, then the same `runtime`.
     """
     for table in json_tables("facespace.embedding", "calibrations"):
         if table["fingerprint"] == fingerprint and (spec is None or spec == MODELS[table["model"]].spec):

@@ -59,8 +59,8 @@ def looks_collapsed(vectors: npt.NDArray[Any]) -> bool:
 
     They are alike if no two of them have a cosine below 0.9. A trained network is far below: its similarities between
     strangers are around 0. The result is False for fewer than 5 vectors. False does not mean that a network is good:
-    ArcFace networks with random weights have lowest cosines of 0.47 to 0.86 on the pictures. Do not pass vectors of one
-    person: a good network may well give them cosines above 0.9.
+    ArcFace networks with random weights have lowest cosines of 0.47 to 0.86 on the `different_pictures`. Do not pass
+    vectors of one person: a good network may well give them cosines above 0.9.
 
     >>> looks_collapsed(np.eye(5)), looks_collapsed(np.eye(5) + 10), looks_collapsed(np.ones((2, 5)))
     (False, True, False)
@@ -69,7 +69,7 @@ def looks_collapsed(vectors: npt.NDArray[Any]) -> bool:
 
 
 def collapse_remark(vectors: npt.NDArray[Any], of: str = "pictures that have nothing in common") -> str:
-    """Return a line for the user if `looks_collapsed`, else an empty string; `of` describes what was embedded."""
+    """Return a remark for the user if the vectors look collapsed, else an empty text; `of` says what was embedded."""
     if not looks_collapsed(vectors):
         return ""
     return (

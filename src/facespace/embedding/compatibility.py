@@ -27,7 +27,10 @@ class _Model(Protocol):
 
 
 def model_of(embedder: _Model) -> dict[str, Any]:
-    """Return what makes embeddings comparable: weights, input spec, and whether a mean is subtracted."""
+    """Return a record of the model: name, fingerprint, dimension, input spec, and whether a mean is subtracted.
+
+    Embeddings can be compared if these records are equal, apart from the name.
+    """
     if not hasattr(embedder, "fingerprint"):
         raise TypeError(f"embedder must be an Embedder, got {type(embedder).__name__}")
     return {
@@ -83,8 +86,8 @@ def represented(vectors: Vectors, model: dict[str, Any] | None = None) -> npt.ND
 def probes_of(vectors: Vectors, dimension: int, model: dict[str, Any] | None = None) -> npt.NDArray[np.float32]:
     """Return the vectors to compare as an array (N,D) float32; N is 1 for one vector (D,), and may be 0.
 
-    The vectors must come from `Embedder.represent`, see `represented`. Raises `ValueError` for another dimension and
-    for vectors that are not of length 1.
+    The vectors must come from `Embedder.represent`; for others, the errors are those of `represented`. Also raises
+    `ValueError` if the dimension is not `dimension`, or for vectors that are not of length 1.
     """
     array = represented(vectors, model)
     if array.shape == (dimension,):
@@ -93,7 +96,7 @@ def probes_of(vectors: Vectors, dimension: int, model: dict[str, Any] | None = N
 
 
 def qualities_of(vectors: Vectors) -> npt.NDArray[np.float32] | None:
-    """Return the quality (N,) of each face, as its `Embeddings` or its `Face` records it.
+    """Return the quality (N,) of each face, which its `Embeddings` or its `Face` records.
 
     Returns None if the quality of any face is unknown.
     """
@@ -125,7 +128,7 @@ def unit_vectors(vectors: npt.NDArray[Any], dimension: int | None = None) -> npt
 
 
 def making_of(vectors: Vectors) -> dict[str, Any]:
-    """Return the model that the vectors record, in the form of `model_of`; empty for plain arrays."""
+    """Return the record of the model (see `model_of`) that the first `Embeddings` carries; empty for plain arrays."""
     some = vectors if isinstance(vectors, (list, tuple)) else [vectors]
     known = (getattr(one, "embedding", one) for one in some)
     return next((dict(one.model) for one in known if isinstance(one, Embeddings)), {})
@@ -136,9 +139,9 @@ def _kind(value: Any) -> str:
 
 
 def difference(held: Any, other: dict[str, Any]) -> str | None:
-    """Return why vectors made by `held` cannot be compared with those of `other`, or None if they can.
+    """Return why vectors of the model `held` cannot be compared with those of the model `other`, or None if they can.
 
-    Both come from `model_of`.
+    Both are records from `model_of`. The reason continues a sentence about the vectors: "were made by …".
     """
     if isinstance(held, dict) and {**held, "model": ""} == {**other, "model": ""}:
         return None

@@ -43,9 +43,9 @@ class Embedder:
     """A network together with the input spec it was trained with.
 
     Attributes: `name`, `spec` (how crops are made and scaled), `dimension` (D), `fingerprint` (SHA-256 of the weights
-    file), `detector` (the name of the detector its crops come from), `runtime` and `precision` (what the network runs
-    on, and in which number format), `calibration` (its measured thresholds, or None), `remarks` (lines for the user:
-    what was assumed or replaced, and whether the network looks untrained).
+    file), `detector` (the name of the detector whose faces are cropped for the network), `runtime` and `precision`
+    (what the network runs on, and in which number format), `calibration` (its measured thresholds, or None), `remarks`
+    (lines for the user: what was assumed or replaced, and whether the network looks untrained).
     """
 
     def __init__(
@@ -91,10 +91,10 @@ class Embedder:
         If it is not stored, it is inferred or a default is used, and an `AssumptionWarning` says so.
 
         `device`: `auto` and `cpu` compute on the processor; `cuda` and `mps` compute on a GPU with torch. For a model
-        that exists only as ONNX, `cuda` needs an onnxruntime built for it. `few`: only a few crops will follow, so
-        plain ONNX Runtime computes them, which is ready a second earlier than OpenVINO. Raises `ModelError` for an
-        unknown name and for files that are damaged or do not fit together, `RuntimeUnavailable` if the device is not
-        available.
+        that exists only as ONNX, `cuda` needs an onnxruntime built for it. `few`: say that only a few crops will
+        follow. ONNX Runtime computes them then, because it is ready a second earlier than OpenVINO. Raises `ModelError`
+        for an unknown name and for files that are damaged or do not fit together, `RuntimeUnavailable` if the device is
+        not available.
         """
         if device not in get_args(Device):
             raise ValueError(f"device must be one of {', '.join(get_args(Device))}, got {device!r}")
@@ -136,7 +136,7 @@ class Embedder:
         return self._batches[0] if len(self._batches) == 1 else None
 
     def _try(self, source: str) -> None:
-        """Embed one gray crop, to find faults that the file's shapes do not show before real work begins."""
+        """Embed one gray crop before real work begins, to find faults that the shapes in the file do not show."""
         crop = np.full((1, self.spec.size, self.spec.size, 3), 128, np.uint8)
         try:
             features = self.features(crop)
@@ -182,18 +182,20 @@ class Embedder:
         return collapse_remark(np.concatenate([self.features(one[None]) for one in different_pictures(self.spec.size)]))
 
     def embed(self, crops: Crops) -> Embeddings:
-        """Return unit vectors (N,D) float32 of crops (N,S,S,3) uint8 RGB, or a list of crops, from `align` with `spec`.
+        """Return the embeddings of crops as unit vectors (N,D) float32.
 
-        N may be 0. Raises `ValueError` for another shape or type. Galleries and thresholds need the vectors of
-        `represent`, and refuse those of `embed`.
+        `crops` are an array (N,S,S,3) uint8 RGB or a list of crops, as `align` makes them with `spec`; N may be 0.
+        Raises `ValueError` for another shape or dtype, `TypeError` for any other object. Galleries and thresholds need
+        the vectors of `represent`, and refuse those of `embed`.
         """
         return self._made(to_unit_length(self.features(crops)), "embed")
 
     def represent(self, crops: Crops) -> Embeddings:
         """Return the unit vectors (N,D) that galleries and thresholds compare, from each crop and its mirror image.
 
-        Both embeddings are added and the mean over many people, `calibration.center`, is subtracted. This takes twice
-        the work of `embed` and names fewer strangers. Arguments and errors are those of `embed`.
+        Both embeddings are added, and `calibration.center`, the mean over many people, is subtracted if the model has a
+        calibration. This takes twice as long as `embed`, and fewer strangers are taken for enrolled people. Arguments
+        and errors are those of `embed`.
         """
         crops = self._checked_crops(crops)
         both = to_unit_length(self.features(np.concatenate([crops, crops[:, :, ::-1]])))
@@ -217,7 +219,7 @@ class Embedder:
         return Embeddings(vectors, made_by=by, model=model_of(self), quality=quality)
 
     def threshold(self, rate: float | None = None, quality: float | None = None) -> float:
-        """Return the similarity of two `represent`ed faces that a share `rate` of pairs of different people reaches.
+        """Return the similarity threshold for faces embedded by `represent` at which the false match rate is `rate`.
 
         `rate` defaults to `calibration.default_rate`; `quality` is the mean quality of both faces.
         `Calibration.match_threshold` describes the conditions under which the rate applies. Raises `ValueError` for a
@@ -241,7 +243,7 @@ class Embedder:
         return np.concatenate(features)[: len(crops)]
 
     def _checked_crops(self, crops: Crops) -> npt.NDArray[np.uint8]:
-        """Return the crops as one array (N,S,S,3). Raises `ValueError` or `TypeError` for anything else."""
+        """Return the crops as one array (N,S,S,3). Raises `ValueError` or `TypeError` as `embed` does."""
         size = self.spec.size
         if isinstance(crops, (list, tuple)):
             several = [np.asarray(crop) for crop in crops]
@@ -267,7 +269,7 @@ class Embedder:
         return features
 
     def _parts(self, crops: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.uint8]]:
-        """Split the crops into batches of the sizes in use; the last one is padded with black crops."""
+        """Split the crops into batches of sizes that suit the runtime; the last may be filled up with black crops."""
         n, largest = len(crops), self._batches[-1]
         n_side_by_side = usable_cores() if self._network.wants_parts and n >= _SIDE_BY_SIDE else 1
         if len(self._batches) > 1 and self._network.runtime == "onnxruntime":
@@ -346,10 +348,11 @@ def _quantized(read: Callable[[], bytes], ranges: Any, source: str) -> bytes:
 
 
 def _kept_at(opened: OpenedModel) -> tuple[Path, str] | None:
-    """Return where the optimised network is kept, as (folder, name), if the model's weights come with facespace.
+    """Return (folder, name) of the stored optimised network, if the model's weights are packed into facespace's wheel.
 
-    Returns None for other models. Their networks are not kept, because checking whether a file was changed would take
-    all the time that is saved. Raises `ModelError` if the weights are missing or changed.
+    Returns None without a home folder, and for other models. Their optimised networks are not stored, because checking
+    whether a model's file was changed would take all the time that is saved. Raises `ModelError` if the weights are
+    missing or changed.
     """
     if opened.card is None or opened.card.wheel or opened.record is not None:
         return None

@@ -38,7 +38,7 @@ class Embeddings(np.ndarray[Any, np.dtype[np.float32]]):
         model: dict[str, Any],
         quality: npt.ArrayLike | None = None,
     ) -> Embeddings:
-        """Attach the attributes to the vectors without a copy. Raises `ValueError` unless each vector has a quality."""
+        """Attach the attributes to the vectors without a copy. Raises `ValueError` if `quality` has the wrong shape."""
         result = np.asarray(vectors).view(cls)
         result.made_by, result.model = made_by, model
         result.quality = None if quality is None else np.asarray(quality, np.float32)

@@ -32,9 +32,10 @@ class BinFigures:
 def measure_bin(path: Path, embedder: Embedder, *, progress: Callable[[int, int], None] | None = None) -> BinFigures:
     """Measure a model on a `.bin` file.
 
-    `xnorm` is the mean |f| over images and mirror images. Distances are those of (f + f′)/|f + f′|, evaluated in ten
-    contiguous folds. Crops of another size than the model's are resized. Folds are not used if one of them has pairs of
-    one kind only. Raises `DatasetError` if the file is damaged.
+    With f and f′ the raw features of an image and its mirror image, the embedding is (f + f′)/|f + f′|, and `xnorm` is
+    the mean of all |f| and |f′|. The pairs are evaluated in ten contiguous folds; without folds if one of them has only
+    same-person pairs, or none. Crops whose size is not the model's are resized. Raises `DatasetError` if the file is
+    damaged.
     """
     pairs, images = as_pairs(read_bin(path))
     size = embedder.spec.size

@@ -35,7 +35,7 @@ _THUMBNAIL = 96  # pixels
 
 @dataclass(slots=True)
 class Represented:
-    """The embedded photos: `embeddings` (N,D), `failed` (photo's number → reason), `thumbnails` (→ bytes of a JPEG)."""
+    """The `embeddings` (N,D) of photos; `failed` maps a photo's number to a reason, `thumbnails` to a JPEG's bytes."""
 
     embeddings: npt.NDArray[np.float32]
     failed: dict[int, str]
@@ -44,7 +44,7 @@ class Represented:
 
 @dataclass(frozen=True, slots=True)
 class GroupRate:
-    """Errors among the pairs of one group at the threshold used.
+    """The error rates on the pairs of one group, at the threshold that judged each pair.
 
     `fnmr` is None if the group has no pairs of the same person, `fmr` if it has none of different people.
     """
@@ -60,8 +60,9 @@ class GroupRate:
 class Evaluation:
     """The figures measured on `used` pairs (indices into the list's pairs), and the settings they depend on.
 
-    `missing` are photos without a file; `failed` maps photos to reasons; `misfit` is why crops and model do not fit, or
-    None. `collapsed` is a remark if the embeddings of different people are all alike, else empty.
+    `missing` are photos without a file. `failed` maps each photo without a usable face to the reason. `misfit` says why
+    crops and model do not fit together, or is None. `collapsed` is a remark if the embeddings of different people are
+    all alike, else empty.
     """
 
     source: PairSet
@@ -100,11 +101,12 @@ def evaluate_pairs(
     """Judge the pairs of `source`, and measure how often the verdicts are right.
 
     Whole photos need a `detector`; of several faces in a photo the one chosen by `central_face` is used. `flip`
-    combines the embeddings of photo and mirror image: `concat` concatenates them, as in 2018 (not of unit length);
-    `add` adds them and scales the sum to unit length. With `threshold_from`, threshold and mean are chosen on that set,
-    and folds are not used. `represent_set` embeds the photos of a set instead of `represent`, for example on other
-    machines. Raises `DatasetError` if files are missing or folds are uneven (unless `allow_missing`), if crops do not
-    fit the model (unless `resize_crops`), and if nothing can be measured on the pairs.
+    combines the embeddings of photo and mirror image: `concat` concatenates them, as the 2018 program does (the result
+    is not of unit length); `add` adds them and scales the sum to unit length. With `threshold_from`, the threshold and
+    the mean embedding to subtract are taken from that set, and folds are not used. `represent_set` embeds the photos of
+    a set instead of `represent`, for example on other machines. Raises `DatasetError` if files are missing or folds are
+    uneven (unless `allow_missing`), if crops do not fit the model (unless `resize_crops`), and if nothing can be
+    measured on the pairs.
     """
     sets = [source] if threshold_from is None else [source, threshold_from]
     misfits = [one.crops.misfit(embedder.spec) for one in sets if one.crops is not None]
@@ -231,7 +233,7 @@ def usable_pairs(source: PairSet, allow_missing: bool) -> npt.NDArray[np.int64]:
 
 
 def _per_fold(fold: npt.NDArray[np.int64], same: npt.NDArray[np.bool_]) -> list[int]:
-    """Return the number of pairs of the same person in each fold, then of different people."""
+    """Return the numbers of same-person pairs in all folds, followed by the numbers of different-person pairs."""
     n_folds = int(fold.max())
     counts = [np.bincount(fold[kind] - 1, minlength=n_folds).tolist() for kind in (same, ~same)]
     return [*counts[0], *counts[1]]
@@ -249,7 +251,8 @@ def represent(
 ) -> Represented:
     """Embed all photos of a list, or only the photos with these `numbers`.
 
-    The rows of all other photos, and of photos without a face, stay 0; photos without a face are listed in `failed`.
+    The embeddings of all other photos stay 0, and so do those of photos that are unreadable or show no face. `failed`
+    gives the reasons for the latter.
     Photos that have a file are embedded in batches of `BATCH`.
     """
     seen = empty(source, embedder.dimension, flip)
@@ -345,7 +348,7 @@ def _intervals(
 def _groups(
     pairs: PairList, used: npt.NDArray[np.int64], verification: Verification
 ) -> dict[str, dict[str, GroupRate]]:
-    """Return the error rates of every value of every group column, at the threshold that judged each pair."""
+    """Return {group column: {value: error rates of its pairs}}, at the threshold that judged each pair."""
     same, wrong = pairs.same[used], ~verification.correct
     result: dict[str, dict[str, GroupRate]] = {}
     for column, values in pairs.groups.items():

@@ -22,9 +22,9 @@ _NAMES = 200  # most missing or failed photos on the page; the JSON lists all
 def as_json(evaluation: Evaluation) -> dict[str, Any]:
     """Return the report as JSON: `accuracy`, `val_at_far`, `auc`, `eer`, `settings`, `pairs`, then the details.
 
-    `accuracy` has mean, std, interval (the last two null without folds) and threshold, in the unit of
-    `settings.distance`. Figures that the pairs cannot support are null; `val_at_far_details` says why. `collapsed` is a
-    remark if the embeddings of different people are all alike, else null.
+    `accuracy` has mean, std and interval (std and interval are null without folds), and threshold. The threshold is a
+    distance of the kind that `settings.distance` names. Figures that the pairs cannot support are null;
+    `val_at_far_details` says why. `collapsed` is a remark if embeddings of different people are all alike, else null.
     """
     result, intervals = evaluation.verification, evaluation.intervals
     folds = bool(result.fold_accuracies)
@@ -102,7 +102,8 @@ def _rate(rate: Rate) -> dict[str, Any]:
 def worst(evaluation: Evaluation, n: int = _WORST) -> tuple[list[int], list[int]]:
     """Return the wrongly judged pairs: the closest pairs of different people, then the farthest of the same person.
 
-    Pairs are given as positions in `used`, worst first, at most `n` of each kind. Pairs without a face are left out.
+    Pairs are given as positions in `used`, worst first, at most `n` of each kind. Pairs are left out if a photo has
+    no face or cannot be read.
     """
     result = evaluation.verification
     same = evaluation.source.pairs.same[evaluation.used]
@@ -154,7 +155,7 @@ def _page(evaluation: Evaluation) -> str:
 
 
 def judged(evaluation: Evaluation) -> str:
-    """Return a line that says how many pairs were judged, how, and at which threshold."""
+    """Return a line with the number of judged pairs, the kind of distance, the threshold and where it was chosen."""
     result, source = evaluation.verification, evaluation.settings["threshold_from"]
     where = {"folds": "chosen on the other folds", "same pairs": "chosen on these very pairs"}.get(
         source, f"chosen on {source}"
@@ -224,7 +225,7 @@ def _vals(evaluation: Evaluation) -> list[list[str]]:
 
 
 def _sheets(evaluation: Evaluation) -> list[tuple[str, list[tuple[str, str, list[str]]]]]:
-    """Return the title of each contact sheet of errors, and distance, names and pictures of its pairs, worst first."""
+    """Return (title, pairs) of each contact sheet of errors; a pair is (distance, names, pictures), the worst first."""
     pairs, distances = evaluation.source.pairs, evaluation.verification.distances
 
     def figure(position: int) -> tuple[str, str, list[str]]:

@@ -66,9 +66,9 @@ def central_crop(pixels: npt.NDArray[np.uint8], faces: Sequence[Face], spec: Inp
 
 
 def crop_box(box: Box, width: int, height: int, crop_margin: int) -> tuple[int, int, int, int]:
-    """Return the 2018 aligner's crop: the box plus half the margin on every side, clipped to the image, truncated.
+    """Return the crop of the 2018 aligner: the box plus half the margin on every side, clipped to the image.
 
-    A box entirely outside the image gives the nearest pixel.
+    Coordinates are truncated to whole pixels. A box entirely outside the image gives the nearest pixel.
 
     >>> crop_box((10.6, 5.2, 90.9, 99.0), 100, 100, 32)
     (0, 0, 100, 100)
@@ -83,7 +83,7 @@ def crop_box(box: Box, width: int, height: int, crop_margin: int) -> tuple[int, 
 def similarity_transform(source: npt.NDArray[Any], target: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """Return the (2,3) matrix of rotation, scale and shift that moves `source` (N,2) onto `target` in least squares.
 
-    Umeyama 1991, equations 40–43, without reflection. Coinciding source points raise `ValueError`.
+    Umeyama 1991, equations 40–43, without reflection. Raises `ValueError` if all source points coincide.
 
     >>> corners = np.array([[0, 0], [1, 0], [0, 1], [1, 1]])
     >>> np.allclose(similarity_transform(corners, 2 * corners + 5), [[2, 0, 5], [0, 2, 5]])
@@ -104,7 +104,7 @@ def similarity_transform(source: npt.NDArray[Any], target: npt.NDArray[Any]) -> 
 
 
 def _warp(image: npt.NDArray[np.uint8], matrix: npt.NDArray[np.float64], size: int) -> npt.NDArray[np.uint8]:
-    """Sample `image` bilinearly where `matrix` (image → crop) puts each pixel of the crop; black outside."""
+    """Return the crop (size,size,3) that `matrix` maps `image` to, sampled bilinearly; black outside the image."""
     inverse = np.linalg.inv(np.vstack([matrix, [0, 0, 1]]))[:2]
     # Pass only the part of the image that the crop shows, because Pillow copies its input.
     corners = inverse @ np.array([[0, size, 0, size], [0, 0, size, size], [1, 1, 1, 1]])

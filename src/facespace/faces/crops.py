@@ -55,16 +55,16 @@ class CropRecord:
             raise DatasetError(f"min_size must be at least 2 pixels, got {self.min_size!r}")
 
     def input_spec(self) -> InputSpec:
-        """Return the `InputSpec` for which `align` makes such crops. Raises `DatasetError` for invalid values."""
+        """Return the `InputSpec` of a model that takes these crops. Raises `DatasetError` if it would be invalid."""
         try:
             return InputSpec(self.image_size, self.template, self.crop_margin)
         except ModelError as error:
             raise DatasetError(str(error).removeprefix("input spec: ")) from None
 
     def misfit(self, spec: InputSpec) -> str | None:
-        """Return why a model with this `spec` may not use such crops, or None if it may.
+        """Return why a model with this `spec` may not use these crops, or None if it may.
 
-        Size and template must be equal, and for `box` crops the margin as well.
+        The crops and the spec must have equal sizes and templates, and equal margins if the template is `box`.
 
         >>> CropRecord(112, 0, "arcface").misfit(InputSpec(160, "box", 32))
         'the crops are 112 px arcface, the model takes 160 px box with a margin of 32'
@@ -109,7 +109,8 @@ def read_record(folder: Path) -> CropRecord | None:
 def holds_crops(root: str | os.PathLike[str], spec: InputSpec, *, aligned: bool = False) -> bool:
     """Return whether a folder contains aligned crops: it has `align.json`, or `aligned` is true.
 
-    Raises `DatasetError` if the crops do not fit the model's `spec`.
+    Raises `DatasetError` if the crops that `align.json` describes do not fit the model's `spec`. Larger `box` crops fit
+    if their centre can be used (`may_be_cut`).
     """
     record = read_record(Path(root))
     if record is None:
@@ -127,7 +128,7 @@ def holds_crops(root: str | os.PathLike[str], spec: InputSpec, *, aligned: bool 
 
 
 def aligned_record(folder: Path, spec: InputSpec, sample: Path | None) -> CropRecord:
-    """Return how a folder's crops were made: as `align.json` says, else with the size of a `sample` crop and `spec`."""
+    """Return a folder's `align.json`; without it, a record with the settings of `spec` but the size of a `sample`."""
     record = read_record(folder)
     if record is not None:
         return record
@@ -160,7 +161,7 @@ def size_of_first(paths: Iterable[str | os.PathLike[str]]) -> tuple[int, int] | 
 
 
 def resize(crop: image.RGB, size: int) -> image.RGB:
-    """Resize a square crop to (size,size,3), bilinear; a crop of that size is returned unchanged."""
+    """Resize a square crop to (size,size,3) bilinearly; a crop that already has this size is returned unchanged."""
     if crop.shape[:2] == (size, size):
         return crop
     return np.asarray(Image.fromarray(crop).resize((size, size), Image.Resampling.BILINEAR))
@@ -169,8 +170,8 @@ def resize(crop: image.RGB, size: int) -> image.RGB:
 def fit(pixels: image.RGB, size: int) -> tuple[image.RGB, str]:
     """Bring a crop (H,W,3) to (size,size,3), and describe how that was done.
 
-    A square crop that is larger by up to a quarter is cut to its centre, as the 2018 trainer cuts 160 px out of 182 px.
-    Any other crop is cut to its central square, if it is not square, and resized.
+    A crop whose sides are both at least `size` and at most a quarter larger is cut to its centre, as the 2018 trainer
+    cuts 160 px out of 182 px. Any other crop is cut to its central square, if it is not square, and resized.
 
     >>> crop, how = fit(np.zeros((182, 182, 3), np.uint8), 160)
     >>> crop.shape, how

@@ -20,13 +20,13 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class Face:
-    """One face of an image, in pixels of that image.
+    """One face of an image; coordinates are pixels of that image.
 
     `box` is (x1, y1, x2, y2) and may reach beyond the border. `landmarks` are left eye, right eye, nose, left mouth
     corner, right mouth corner as seen in the image. `score` is the detector's probability. `quality`, from 0 to 1,
     comes from `faces.quality.face_quality`, or is None if it was not computed. `crop_points` are the same five points,
-    located more steadily, if the detector can do that; crops are then cut by them instead of `landmarks`. Raises
-    `ValueError` if the box is empty, a number is not finite, or there are not five points.
+    located more steadily, or None if the detector cannot do that. Crops are aligned by `crop_points` if there are any,
+    else by `landmarks`. Raises `ValueError` if the box is empty, a number is not finite, or there are not five points.
 
     >>> face = Face((10, 20, 50, 70), 0.99, ((20, 40), (40, 40), (30, 50), (22, 60), (38, 60)))
     >>> face.width, face.height

@@ -73,7 +73,7 @@ class Fonts:
 
 @functools.cache
 def installed_fonts() -> Fonts:
-    """Return the fonts that come with facespace followed by those of the system; they are searched for once."""
+    """Return the fonts of facespace's packages, then those of the system. The search runs once; its result is kept."""
     return Fonts(packaged_files() + font_files(_system_folders()))
 
 
@@ -118,7 +118,7 @@ def _has_all(file: str, letters: str) -> bool:
 
 @functools.lru_cache(maxsize=1 << 16)
 def _has(file: str, letter: str) -> bool:
-    """Return whether a font has a letter: it is not drawn like a missing letter, and has ink unless it is a blank."""
+    """Return whether a font draws a letter: not its sign for missing letters, and with ink unless it is invisible."""
     try:
         font, missing = _probe(file)
         drawn = _drawn(font, letter)
@@ -150,7 +150,7 @@ def _load(file: str, size: int, layout: ImageFont.Layout) -> ImageFont.FreeTypeF
 
 
 def _regular_value(axis: Any) -> float:
-    """Return the value of a variable font's axis in its regular style: weight 400, the default of other axes."""
+    """Return an axis's value in a variable font's regular style: 400 for the weight, the default for any other axis."""
     if axis["name"] != b"Weight":
         return float(axis["default"])
     return float(min(max(_WEIGHT, axis["minimum"]), axis["maximum"]))

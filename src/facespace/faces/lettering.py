@@ -56,7 +56,7 @@ class Lettering:
         """Draw `name` in letters `size` pixels high, as a mask (mode L), at most `max_width` wide with its margins.
 
         A name that is too wide gets smaller letters, and is then shortened with an ellipsis. It may contain anything:
-        control characters and bytes that are not UTF-8 become escapes, marks that reorder the text are dropped.
+        control characters and bytes that are not UTF-8 become escapes; marks that reorder the text are dropped.
         """
         clusters, cut = self._drawable(name)
         while (wide := self._width(clusters, size)) > (room := max_width - 2 * _margin(size)) and size > _MIN_SIZE:
@@ -95,7 +95,10 @@ class Lettering:
         return math.ceil(sum(font.getlength(**_shaping(run, font)) for run, font in fonts))
 
     def _drawable(self, name: str) -> tuple[list[str], bool]:
-        """Return the drawable letters of a name, each with its marks, and whether its end is cut off."""
+        """Return the letters to draw for a name, each with its combining marks, and whether the name's end is cut off.
+
+        A word with a letter that cannot be drawn is transliterated.
+        """
         visible = "".join(filter(self._is_visible, name[: 2 * _MAX_LETTERS]))
         text = " ".join(unicodedata.normalize("NFC", one_line(visible)).split()) or "?"
         words = []
@@ -146,7 +149,7 @@ class Lettering:
 
 
 def _shaping(run: _Run, font: ImageFont.FreeTypeFont) -> dict[str, Any]:
-    """Return the arguments for Pillow: the text, and its direction if the font was opened with shaping, else None."""
+    """Return the arguments for Pillow: the text and its direction (None if the font was opened without shaping)."""
     shaped = font.layout_engine == ImageFont.Layout.RAQM
     return {"text": run.text, "direction": run.direction if shaped else None}
 
@@ -156,7 +159,7 @@ def _margin(size: int) -> int:
 
 
 def _clusters(text: str) -> list[str]:
-    """Split a text into letters with their combining marks.
+    """Split a text into letters, each with the combining marks that follow it.
 
     >>> [len(cluster) for cluster in _clusters("n" + chr(0x303) + "o")]
     [2, 1]
@@ -183,15 +186,15 @@ def _is_shaped(letter: str) -> bool:
 
 
 def _base_direction(clusters: list[str]) -> str:
-    """Return the direction of the whole name, which is that of the first letter that has a direction."""
+    """Return the direction of the whole name: the direction of the first letter that has one."""
     return next((direction for cluster in clusters if (direction := _strong(cluster))), "ltr")
 
 
 def _directions(clusters: list[str]) -> list[str]:
     """Return the direction of each letter, by a simplified version of Unicode's annex 9.
 
-    Brackets take the direction of what they enclose. Other signs take that of both neighbours, or else that of the
-    whole name.
+    Brackets take the direction of what they enclose. Other signs take the direction of their neighbours if these agree,
+    or else the direction of the whole name.
 
     >>> _directions(["a", " ", "(", chr(0x5D0), ")", "!"])
     ['ltr', 'ltr', 'rtl', 'rtl', 'rtl', 'ltr']

@@ -28,11 +28,11 @@ def dequantize_blocks(graph: Any, source: str) -> None:
     """Replace the block-quantised weights of a GraphProto by float32 constants, in place.
 
     A weight is (q − zero point) · scale, with one scale per block of `block_size` numbers along `axis`. A scalar scale
-    belongs to the whole tensor, even though OpenCV Zoo's files give it a block size. A Reshape of such a weight is
-    computed here too. Dropout nodes are removed, because the converter of these files raised the opset but left the nodes
-    in an older form. Constants and values that no node reads are removed from the inputs. A batch size of one becomes
-    free, because no layer of a convolutional network depends on it. Raises `ModelError` if scales or shapes do not fit,
-    or if the result is too large.
+    belongs to the whole tensor, even though OpenCV Zoo's files give it a block size. A Reshape of a
+    block-quantised weight is replaced too. Dropout nodes are removed, because the converter of these files raised the
+    opset but left these nodes in an older form. The graph's inputs no longer list constants, or values that no node
+    reads. A batch size of one becomes free, because no layer of a convolutional network depends on it. Raises
+    `ModelError` if scales or shapes do not fit, or if the result is too large.
     """
     constants = {tensor.name: tensor for tensor in graph.initializer}
     computed: dict[str, Array] = {}

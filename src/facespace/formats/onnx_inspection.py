@@ -81,9 +81,10 @@ def scales(scale: Numbers, shift: Numbers) -> bool:
 
 
 def with_scaling(spec: InputSpec, scale: Numbers, shift: Numbers, *, source: str) -> InputSpec:
-    """Return `spec` with the standardization for a network that begins with scale·x + shift (see `leading_scaling`).
+    """Return `spec` adapted to a network that standardizes its input x itself, by scale·x + shift (`leading_scaling`).
 
-    If scale·x + shift is x, return `spec` unchanged. Raises `ModelError` if the range of x cannot be inferred.
+    The new `spec` only scales colours to the range of x, 0 to 255 or 0 to 1. If scale·x + shift is x, return `spec`
+    unchanged. Raises `ModelError` if the range of x cannot be inferred.
     """
     if not scales(scale, shift):
         return spec
@@ -113,10 +114,10 @@ _ASK = f"give --input-spec {'|'.join(INPUT_SPECS)}|FILE.json"
 
 @np.errstate(all="ignore")  # constants that are not finite never fit
 def leading_scaling(graph: Any, value: str) -> tuple[tuple[Numbers, Numbers], bool]:
-    """Return the a and b of the a·x + b with which a graph begins, each one number or one per channel.
+    """Return ((a, b), whether colours are reordered) for a graph that begins with a·x + b; x is its input `value`.
 
-    The search follows Sub, Add, Mul and Div with constants, and operators that change no value. The second result says
-    whether the graph splits or reorders the colours on this way.
+    a and b are one number or one per channel; they are 1 and 0 if the graph does not scale. The search follows Sub,
+    Add, Mul and Div with constants, operators that change no value, and operators that split or reorder the colours.
     """
     constants = _constants(graph)
     users: dict[str, list[Any]] = {}
@@ -152,7 +153,7 @@ def leading_scaling(graph: Any, value: str) -> tuple[tuple[Numbers, Numbers], bo
 
 
 def _constants(graph: Any) -> dict[str, Numbers]:
-    """Return the constants of a graph, initializers and nodes, that have one number or three, one per channel."""
+    """Return the constants of a graph (initializers and `Constant` nodes) that have one number, or one per channel."""
     found: dict[str, Numbers] = {}
 
     def keep(name: str, tensor: Any) -> None:

@@ -23,7 +23,7 @@ _MIN_DIMENSION = 32  # an output with fewer numbers is not taken for the embeddi
 
 @dataclass(frozen=True, slots=True)
 class OnnxFile:
-    """A model as one file, the SHA-256 of all files it was made of, and remarks for the user, one line each."""
+    """The content of a model's single file, the fingerprint from `open_onnx`, and one-line remarks for the user."""
 
     data: bytes
     fingerprint: str
@@ -33,13 +33,13 @@ class OnnxFile:
 def open_onnx(path: Path, data: bytes) -> OnnxFile:
     """Return the ONNX model at `path`, whose content is `data`, as a single file that every runtime accepts.
 
-    Weights in files next to the model are merged into it. Constants are removed from the inputs, where old files list
-    them. Images and features in float16 or float64 become float32 by casts at both ends of the model. Of several outputs,
-    only the one that can be an embedding is kept. The batch size becomes free if the file does not fix it, or one if a
-    crop's features would depend on the other crops in its batch (DynamicQuantizeLinear). Block-quantised weights become
-    float32. A file that needs no change is returned unchanged. The fingerprint of one file is its SHA-256; with external
-    files, it is the SHA-256 of the model's bytes followed by the files' SHA-256 in the order of their names. Raises
-    `ModelError`.
+    Weights in files next to the model are merged into it. Old files list constants among the inputs; they are removed
+    from there. Casts at both ends of the model turn images and features in float16 or float64 into float32. Of several
+    outputs, only the one that can be an embedding is kept. The batch size becomes free if the file does not fix it, or
+    one if a crop's features would depend on the other crops in its batch (DynamicQuantizeLinear). Block-quantised
+    weights become float32. A file that needs no change is returned unchanged. The fingerprint of one file is its
+    SHA-256; with external files, it is the SHA-256 of the model's bytes followed by the files' SHA-256 in the order of
+    their names. Raises `ModelError` if the model or its external files are damaged or cannot be used.
     """
     source = str(path)
     model = parse_model(data, source)
@@ -119,7 +119,7 @@ def _tensors(graph: Any) -> Iterator[Any]:
 
 
 def _place(tensor: Any, path: Path) -> tuple[str, int, int | None]:
-    """Return the file, the first byte and, if it is given, the number of bytes of a constant."""
+    """Return where an external constant is stored: the file, the first byte, and the number of bytes or None."""
     entries = {entry.key: entry.value for entry in tensor.external_data}
     name = entries.get("location", "")
     if name in ("", ".", "..") or any(letter in name for letter in "/\\:\0"):
@@ -139,7 +139,10 @@ def _place(tensor: Any, path: Path) -> tuple[str, int, int | None]:
 
 
 def _external_file(path: Path, name: str) -> Path:
-    """Return the file `name` in the model's folder; a link may only lead into the folder of the model's real file."""
+    """Return the path of the file `name` in the model's folder.
+
+    A link must lead into this folder or, if the model is a link too, into the folder of the model's real file.
+    """
     file = path.parent / name
     try:
         regular = stat.S_ISREG(file.stat().st_mode)
@@ -171,7 +174,7 @@ def _drop_constant_inputs(model: Any) -> bool:
 
 
 def _choose_output(graph: Any, source: str) -> None:
-    """Keep the only output that can be an embedding; if no output has such a shape, keep all."""
+    """Keep the only output shaped like an embedding, or all if none is; raise `ModelError` if several are."""
     shapes = {
         value.name: [dim.dim_value or dim.dim_param or "?" for dim in value.type.tensor_type.shape.dim]
         for value in graph.output
@@ -197,7 +200,7 @@ def _batch(value: Any) -> int:
 
 
 def _free_batch(graph: Any) -> bool:
-    """Make the batch size of images and features free if the file does not fix it; −1 and 0 do not fix it."""
+    """Free the batch size of images and features if the file fixes none (−1 and 0 fix none); return whether it did."""
     images = graph.input[0].type.tensor_type.shape.dim
     if not images or _batch(graph.input[0]):
         return False
@@ -218,7 +221,7 @@ def _set_batch_of_one(graph: Any) -> None:
 
 
 def _take_float32(graph: Any) -> bool:
-    """Cast images and features in float16 or float64 from and to float32, which the rest of the project uses."""
+    """Turn images and features of float16 or float64 into float32, by casts in the graph; return whether it changed."""
     names = {name for node in graph.node for name in [*node.input, *node.output]}
     names |= {value.name for value in [*graph.input, *graph.output]}
     narrow = (HALF, DOUBLE)

@@ -17,13 +17,13 @@ _BROADCASTING_OPSET = 7
 
 
 def with_split_prelu(model: bytes, source: str) -> bytes:
-    """Return the ONNX network with each PRelu of one slope per channel as multiplications, Relu and an addition.
+    """Return the ONNX network with each PRelu replaced by multiplications, a Relu and an addition.
 
-    PRelu(x) = a·x + relu((1 − a)·x) for a slope a ≤ 1, and a·x − relu((a − 1)·x) for a > 1. If a convolution is the only
-    reader of the result, −PRelu(x) = −a·x + relu((a − 1)·x) is computed for slopes a > 1, and the sign moves into the
-    convolution's weights. Only PRelu with slopes in float32 is split, and only from opset 7 on, where operators
-    broadcast; any other model is returned unchanged. Raises `ModelError`, which names `source`, if `model` is not an ONNX
-    model.
+    PRelu(x) = a·x + relu((1 − a)·x) for a slope a ≤ 1, and a·x − relu((a − 1)·x) for a > 1. If a convolution is the
+    only reader of the result, −PRelu(x) = −a·x + relu((a − 1)·x) is computed for slopes a > 1, and the sign moves into
+    the convolution's weights. A PRelu is replaced only if its slopes are float32 constants and the opset is at least 7,
+    where operators broadcast. Bytes that do not contain `PRelu` are returned without parsing. Other bytes raise
+    `ModelError`, which names `source`, if they are not an ONNX model.
     """
     if b"PRelu" not in model:
         return model

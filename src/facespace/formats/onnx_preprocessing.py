@@ -101,7 +101,10 @@ class _Writer:
         return output
 
     def reduce(self, op: str, value: str, axes: Sequence[int]) -> str:
-        """Add a reduction that keeps its dimensions; from opset 13 or 18 on its axes are an input, not an attribute."""
+        """Add a reduction over `axes`, which keep length 1, and return its output.
+
+        The axes are an input from opset 13 (`ReduceSum`) or 18 (others) on, and an attribute before.
+        """
         if self.opset >= (13 if op == "ReduceSum" else 18):
             return self.node(op, [value, self.constant(np.array(axes, np.int64))], keepdims=1)
         return self.node(op, [value], axes=list(axes), keepdims=1)

@@ -51,7 +51,7 @@ def is_checkpoint_folder(folder: str | os.PathLike[str]) -> bool:
 
 
 def checkpoint_digest(folder: str | os.PathLike[str]) -> str:
-    """Return the SHA-256 over the checkpoints' data files in a folder, in the order of their names."""
+    """Return one SHA-256 of the contents of all checkpoint data files in a folder, in the order of their names."""
     paths = (os.path.join(folder, name) for name in sorted(os.listdir(folder)) if ".data-" in name)
     return sha256_of(*filter(os.path.isfile, paths))
 
@@ -108,7 +108,7 @@ def _hint(names: list[str]) -> str:
 
 
 def _named_checkpoint(path: str) -> str | None:
-    """Return the last part of the name in a `checkpoint` file (protobuf text); None if the file has no name."""
+    """Return the last part of the path that a `checkpoint` file (protobuf text) gives; None if it gives none."""
     match = _NAMED.search(_read_at_most(path, 2**16))
     if match is None:
         return None
@@ -147,10 +147,10 @@ def read_meta_graph(path: str | os.PathLike[str]) -> Graph:
 
 
 def frozen(graph: Graph, bundle: TensorBundle, *, source: str, output: str = "embeddings") -> Graph:
-    """Return the inference part of `graph` with the variables of `bundle` as constants, for `tf_to_onnx.to_onnx`.
+    """Return the nodes of `graph` that compute `output`, with the variables of `bundle` as constants.
 
-    Floating-point variables become float32. Only variables that inference needs are read. A `ModelError` names `source` or
-    the checkpoint's file.
+    The result is for `tf_to_onnx.to_onnx`. Floating-point variables become float32. Only variables that these nodes
+    need are read. A `ModelError` names `source` (the `.meta` file) or a file of the checkpoint.
     """
     needed = inference_graph(graph, output, source)
     arrays = _read_variables(needed, bundle, source)
@@ -217,10 +217,11 @@ def _read_variables(graph: Graph, bundle: TensorBundle, source: str) -> dict[str
 
 
 def _part(name: str, graph: Graph, bundle: TensorBundle) -> tuple[str, tuple[slice, ...]] | None:
-    """Return the variable that a node called `…/part_2` is a part of, and the slice; None if no such variable exists.
+    """Return the variable that the node `name`, such as `…/part_2`, is a part of, and the slice of that part.
 
-    The checkpoint stores all parts under one name. The graph joins them along the axis where their sizes add up to that
-    of the whole; all other sizes are equal.
+    The checkpoint stores the whole variable under one name, here `…`. Its parts are joined along the axis where their
+    sizes add up to the size of the whole; along all other axes, parts and whole have the same size. Returns None if the
+    checkpoint has no such variable, or if the parts do not fit it.
     """
     match = _PART.fullmatch(name)
     if match is None or match[1] not in bundle:

@@ -95,7 +95,7 @@ def graph_of(data: bytes) -> Any:
 
 
 def nodes_of(graph: Any) -> Graph:
-    """Return the nodes of a GraphDef message by name; raises `ValueError` if there are too many or no operators."""
+    """Return the nodes of a GraphDef message by name; raises `ValueError` for too many nodes or no operators."""
     if len(graph.node) > MAX_NODES:
         raise ValueError(f"it has {len(graph.node)} nodes")
     nodes = {node.name: node for node in graph.node}
@@ -227,8 +227,8 @@ def output_node(graph: Graph, name: str, source: str) -> str:
     """Return the name of the output node: `name`, else the only node `…/name`, else the graph's only end.
 
     Importing a graph into another one adds a scope to all its names, and some graphs use a name other than `embeddings`.
-    An end is a node that no node reads; ends are only considered in a graph without variables. Raises `ModelError`, which
-    lists the ends.
+    An end is a node that no node reads; ends are only considered in a graph without variables. Raises `ModelError` if
+    none of the three exists; the message lists up to four ends.
     """
     if name in graph:
         return name
@@ -246,7 +246,7 @@ def output_node(graph: Graph, name: str, source: str) -> str:
 
 
 def _evaluation_order(graph: Graph, output: str, source: str) -> list[str]:
-    """Return the names of all nodes that `output` may depend on, including those of training, inputs before users."""
+    """Return the nodes that `output` may depend on, in inference or training, each after its inputs."""
     order: list[str] = []
     state: dict[str, bool] = {}  # by node: False while its inputs are being visited, then True
     stack = [output]
@@ -271,7 +271,7 @@ def _evaluation_order(graph: Graph, output: str, source: str) -> list[str]:
 def _pivots(graph: Graph, node: Any) -> list[str]:
     """Return the control inputs that tie a node to a branch of a condition.
 
-    A constant in a branch has no data inputs, so TensorFlow gives it a control input from an Identity of the Switch.
+    A constant in a branch has no data inputs, so TensorFlow gives it a control input: an Identity that reads a Switch.
     """
     pivots = []
     for name in (entry[1:] for entry in node.input if entry.startswith("^")):
@@ -284,7 +284,10 @@ def _pivots(graph: Graph, node: Any) -> list[str]:
 
 
 def _dead_and_undecided(graph: Graph, order: list[str], source: str) -> tuple[set[tuple[str, int]], dict[str, str]]:
-    """Return the outputs that inference never computes (−1: all of a node), and the condition of each undecided switch."""
+    """Return the dead outputs, and the condition of each Switch whose branch cannot be decided.
+
+    Dead outputs are those that inference never computes: (node, output number), where −1 means all outputs of the node.
+    """
     dead: set[tuple[str, int]] = set()
     undecided: dict[str, str] = {}
     truths: dict[str, bool | None] = {}
@@ -334,7 +337,7 @@ def _truth(node: Any, of_inputs: list[bool | None], source: str) -> bool | None:
 
 
 def _resolved(graph: Graph, name: str, inputs: list[tuple[str, int]], source: str) -> Any:
-    """Return the node in the form that `inference_graph` documents; most nodes stay unchanged."""
+    """Return the node that replaces `name` in the result of `inference_graph`; most nodes stay unchanged."""
     node = graph[name]
     children = [child for child, _ in inputs]
     if name == images_node(graph):

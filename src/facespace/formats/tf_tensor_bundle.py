@@ -266,7 +266,10 @@ def _entries(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _block(data: bytes, handle: bytes, start: int) -> tuple[bytes, int]:
-    """Return the block that `handle` (offset and size) refers to, which must not begin before `start`, and its end."""
+    """Return the block at `handle` (offset and size) and its end.
+
+    Raises `ValueError` if it begins before `start`, is damaged or is compressed.
+    """
     offset, place = _varint(handle, 0)
     size, _ = _varint(handle, place)
     end = offset + size + _TRAILER_BYTES
@@ -322,7 +325,7 @@ def _check_header(header: Any) -> None:
 
 
 def _place(part: Any, shape: tuple[int, ...]) -> tuple[slice, ...] | None:
-    """Return the slices of a part in the whole; None if they do not fit. An extent without length is the whole axis."""
+    """Return the slices of a part in its variable; None if they do not fit. No length means a whole axis."""
     if len(part.extent) != len(shape):
         return None
     limits = [(e.start, e.start + e.length if e.length else size) for e, size in zip(part.extent, shape, strict=True)]
@@ -332,7 +335,7 @@ def _place(part: Any, shape: tuple[int, ...]) -> tuple[slice, ...] | None:
 
 
 def _slice_key(name: bytes, part: Any) -> bytes:
-    """Return the key of a part in the index: name and extents, encoded so that the bytes sort as the values do."""
+    """Return the key of a variable's part in the index: the name and extents, encoded so that keys sort as these do."""
     escaped = b"".join({0: b"\0\xff", 255: b"\xff\0"}.get(byte, bytes([byte])) for byte in name)
     key = b"\0" + escaped + b"\0\1" + _ordered(len(part.extent))
     for extent in part.extent:

@@ -36,10 +36,10 @@ _EPSILON = 1e-4  # TensorFlow's default for a fused batch norm, if a file omits 
 class Value:
     """A value of the ONNX graph, or one that is not written to it yet; feature maps are (N,C,H,W) if `nchw`.
 
-    A constant is kept as `array` and a convolution as `conv` until needed: operators that scale and shift its channels
-    next are folded into its weights (`y = s·(k∗x + b) + t = (s·k)∗x + (s·b + t)`), so that the runtime has one operator
-    instead of three. `sizes` marks int64 values computed from a tensor's shape, one number or several. `width` is D, if
-    known, for a tensor of shape (N,D) and for such a shape.
+    A constant is kept as `array`, and a convolution as `conv`, until it is needed. Operators that scale and shift the
+    channels of a convolution are folded into its weights (`y = s·(k∗x + b) + t = (s·k)∗x + (s·b + t)`), so that the
+    runtime has one operator instead of three. `sizes` marks int64 numbers computed from a tensor's shape. `width` is D,
+    if known, for a tensor of shape (N,D) and for the shape of that tensor.
     """
 
     name: str
@@ -86,7 +86,7 @@ class Translation:
         return Value(self.builder.node("Conv", [value.conv.source, *weights], **value.conv.attributes), nchw=True)
 
     def transposed(self, value: Value, *, nchw: bool) -> Value:
-        """Write `value` and return it with channels second (`nchw`) or last; raises `ValueError` for constants and sizes."""
+        """Write and return `value`, channels second (`nchw`) or last. Raises `ValueError` for constants and sizes."""
         value = self.written(value)
         if value.array is not None or value.sizes:
             raise ValueError("expected feature maps, got a constant")
@@ -105,10 +105,10 @@ def array_of(value: Value) -> npt.NDArray[Any]:
 
 @np.errstate(all="ignore")  # damaged weights may overflow when they are folded
 def to_onnx(graph: Graph, *, source: str, output: str = "embeddings") -> bytes:
-    """Translate the inference path from the image placeholder to `output` to an ONNX model.
+    """Return an ONNX model that computes what `graph` computes in inference, from its image placeholder to `output`.
 
-    Its input is `images` (N,H,W,3) float32, preprocessed as for the graph's own placeholder; its output is `features`
-    (N,D) float32. Raises `ModelError`, which names the first operator that is not supported.
+    The model's input is `images` (N,H,W,3) float32, preprocessed as for the placeholder; its output is `features` (N,D)
+    float32. Raises `ModelError`, which names the first operator that is not supported.
     """
     output = output_node(graph, output, source)
     translation = Translation(inference_graph(graph, output, source), source)
@@ -162,7 +162,10 @@ def _constant(t: Translation, node: Any, inputs: Sequence[Value]) -> Value:
 
 
 def _count(t: Translation, n_values: int) -> None:
-    """Limit the size of all constants together, including computed ones, because a few nodes can double them repeatedly."""
+    """Count `n_values` more numbers in constants; raise `ModelError` if all constants together have too many.
+
+    Computed constants count too, because a few nodes can double their size repeatedly.
+    """
     t.n_values += n_values
     if t.n_values > MAX_VALUES:
         raise ModelError(f"{t.source}: its constants have more than {MAX_VALUES} values")
@@ -221,7 +224,7 @@ def _binary(op: str) -> Callable[[Translation, Any, Sequence[Value]], Value]:
 
 
 def _broadcast(array: npt.NDArray[Any], like: Value) -> npt.NDArray[Any]:
-    """Return a scalar, or a vector over channels, in a shape that broadcasts against `like`."""
+    """Return a constant in a shape that broadcasts against `like`; a vector has one number per channel."""
     if like.nchw and array.ndim > 1:
         raise ValueError(f"a constant of shape {array.shape} with a feature map")
     shape = (-1, 1, 1) if like.nchw and array.ndim == 1 else array.shape
@@ -238,7 +241,7 @@ _FOLD: dict[str, Callable[[Any, Any], Any]] = {
 
 
 def _unary(function: Callable[[Any], Any], *ops: str) -> Callable[[Translation, Any, Sequence[Value]], Value]:
-    """Return a handler for an operator with one input: `function` for a constant, otherwise ONNX's `ops` in sequence."""
+    """Return a handler that applies `function` to a constant input, or else writes ONNX's `ops` in sequence."""
 
     def handler(t: Translation, node: Any, inputs: Sequence[Value]) -> Value:
         x = inputs[0]
@@ -397,7 +400,7 @@ def _identity(t: Translation, node: Any, inputs: Sequence[Value]) -> Value:
 
 
 def _training_switch(t: Translation, node: Any, inputs: Sequence[Value]) -> Value:
-    """Translate `PlaceholderWithDefault`: `phase_train`, which is False in inference, or a default for the images."""
+    """Translate `PlaceholderWithDefault` to False if it is boolean (`phase_train`), else to its default."""
     if inputs[0].array is not None and inputs[0].array.dtype == np.bool_:
         return Value("", array=np.zeros((), np.bool_))
     return inputs[0]

@@ -19,10 +19,10 @@ _VARIABLE = re.compile(r"/(weights|biases|BatchNorm/(beta|gamma|moving_mean|movi
 def graph_variables(graph: Graph, source: str) -> dict[str, npt.NDArray[Any]]:
     """Return arrays by variable name, as in a checkpoint of the same network.
 
-    Freezing for speed folds a batch norm into its convolution: y = k′∗x + b, with k′ under the name of the weights and
-    b under a name of its own. A batch norm with mean 0, variance 1 − ε and beta b computes exactly the same and is returned
-    instead. A network with it gives correct features, but its statistics do not come from training (`folded` lists such
-    batch norms). Raises `ModelError` if the graph has no weights under such names.
+    Freezing for speed folds a batch norm into its convolution: y = k′∗x + b. The graph stores k′ under the name of the
+    weights, and b under another name. This function returns a batch norm instead of b: with mean 0, variance 1 − ε and
+    beta b it computes the same. The network then gives correct features, but these statistics do not come from training
+    (`folded` lists the batch norms). Raises `ModelError` if no weights have the names of a FaceNet graph.
     """
     variables: dict[str, npt.NDArray[Any]] = {}
     n_values = 0
@@ -53,7 +53,7 @@ def folded(graph: Graph, source: str) -> set[str]:
 
 
 def _folded_biases(graph: Graph, source: str) -> dict[str, npt.NDArray[Any]]:
-    """Return the constant added to the output of each convolution, by the scope of its weights."""
+    """Return the constants that are added to outputs of convolutions, by the scope of the convolution's weights."""
     scopes: dict[str, str] = {}
     for name, node in graph.items():
         if node.op == "Conv2D":

@@ -98,7 +98,7 @@ def is_torch_file(start: bytes) -> bool:
 
 
 def _check_archive(data: bytes, path: Path) -> None:
-    """Raise `ModelError` for an archive that is damaged, contains a program, or is compressed, unlike torch's own."""
+    """Raise `ModelError` for an archive that is damaged, contains a program, or is compressed (torch's are not)."""
     try:
         if not zipfile.is_zipfile(io.BytesIO(data)):
             return  # a pickle from before 2020, or not a torch file

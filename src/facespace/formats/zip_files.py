@@ -41,7 +41,7 @@ def is_archive(path: Path) -> bool:
 
 
 def contains_graph(archive: Path) -> bool:
-    """Return whether a zip has a TensorFlow graph among its members, which a zip of torch does not."""
+    """Return whether a zip contains a TensorFlow graph; the zip files that torch writes do not."""
     try:
         with _BoundedFile(io.FileIO(archive)) as file, zipfile.ZipFile(file) as opened:
             return any(name.endswith((".pb", ".meta")) for name in opened.namelist())
@@ -53,9 +53,9 @@ def unpack_weights(archive: Path, folder: Path) -> Path:
     """Unpack the TensorFlow model in a zip into the new `folder`; return the path of its frozen graph.
 
     If the zip has no frozen graph (`.pb`), unpack a checkpoint's `.meta`, `.index` and `.data` files, and return
-    `folder`. Files keep the last part of their names; folders in the zip are ignored. Raises `ModelError` for a damaged
-    zip, for several models, names that lead out of the zip, links, passwords, and members too large or too well
-    compressed to be weights.
+    `folder`. All files are written directly into `folder`, without the folders in the zip. Raises `ModelError` if the
+    zip is damaged or has no model or several, or if a file to unpack has a name that leads out of the zip, is a link,
+    needs a password, is too large, or is compressed more strongly than weights can be.
     """
     try:
         with _BoundedFile(io.FileIO(archive)) as file, zipfile.ZipFile(file) as opened:

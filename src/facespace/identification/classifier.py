@@ -88,7 +88,8 @@ class Classifier:
 
         `digests` (N,) may identify the content of each photo, so that its embedding can be reused when people are added.
         Raise `ValueError` for an unknown method, for no photos, for embeddings that are not of length 1, for a wrong
-        number of names, and for a single person if the model has no calibration, since no threshold can be chosen then.
+        number of names, and for a single person without `calibration`, since no threshold can be chosen then
+        (`closed_set` needs none).
         """
         if self.method not in classifier_methods.METHODS:
             raise ValueError(f"method must be one of {', '.join(classifier_methods.METHODS)}, got {self.method!r}")
@@ -225,9 +226,9 @@ class Classifier:
         return result
 
     def predict(self, embeddings: Vectors, *, one_photo: bool = False) -> list[Prediction]:
-        """Return the person of each face (M,D), or unknown; M may be 0. `Embedder.represent` makes the embeddings.
+        """Predict the person, or unknown, for each face's embedding (M,D) from `Embedder.represent`; M may be 0.
 
-        With `one_photo` all faces are from one photo: if several get the same name, only the most similar keeps it.
+        With `one_photo`, all faces are from one photo: if several get the same name, only the most similar keeps it.
         """
         self._check_fitted()
         vectors = probes_of(embeddings, self.embeddings_.shape[1], self.model_)

@@ -15,7 +15,7 @@ from facespace.metrics.bootstrap import share
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClassifierEvaluation:
-    """N faces with their true `names` (N,) and predictions; `known` (N,) is True where the classifier knows the name."""
+    """Holds the true `names` and the `predictions` of N faces; `known` (N,) is True where the name was learned."""
 
     names: tuple[str, ...]
     predictions: tuple[Prediction, ...]
@@ -26,10 +26,11 @@ class ClassifierEvaluation:
         return self.predictions[k].name == (self.names[k] if self.known[k] else None)
 
     def rates(self) -> dict[str, Any]:
-        """Return the rates by name, each with a 95 % interval over people (see `metrics.bootstrap.share`).
+        """Return a dict of rates, each with a 95 % interval from resampling people (see `metrics.bootstrap.share`).
 
-        `closed_set_accuracy`, `known_named_right`, `known_named_wrong` and `known_rejected` are shares of the faces of
-        learned people, and `strangers_named` is a share of all other faces.
+        Of the faces of learned people, `closed_set_accuracy` is the share whose most likely person is right, and
+        `known_named_right`, `known_named_wrong` and `known_rejected` add up to 1. `strangers_named` is a share of all
+        other faces.
         """
         _, people = np.unique(self.names, return_inverse=True)
         known = np.array(self.known, np.bool_)

@@ -27,9 +27,9 @@ _DIGEST = 72  # "photo:" and 64 digits, padded with blanks
 class ClassifierRecord:
     """The content of a classifier's file.
 
-    `embeddings` (N,D), `owners` (N,) as indices into the P `names`, and `thresholds` (P,). `arrays` are those of the
-    fitted method (`Method.arrays`), `digests` (N,) identify the content of each training photo, and `model` is what
-    `compatibility.model_of` returns for the embedder.
+    The N training photos have `embeddings` (N,D), and `owners` (N,), which are indices into the P `names`; `digests`
+    (N,) identify their contents. `thresholds` (P,) belong to the names. `arrays` are those of the fitted method
+    (`Method.arrays`), and `model` is what `compatibility.model_of` returns for the embedder.
     """
 
     method: str

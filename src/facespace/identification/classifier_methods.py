@@ -90,7 +90,7 @@ class Linear:
 
 
 def fit(method: MethodName, embeddings: Embeddings, owners: Integers, n_people: int) -> Method:
-    """Fit `method` to embeddings (N,D); `owners` (N,) are their people, and each of the `n_people` must occur in it."""
+    """Fit `method` to embeddings (N,D); `owners` (N,) are their people, and contain every number below `n_people`."""
     if method == "centroid" or n_people == 1:  # with one person all methods give the same answer
         return NearestCentroid(templates(owners, embeddings, n_people))
     if method == "knn":

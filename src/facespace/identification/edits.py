@@ -57,7 +57,7 @@ class NameTaken(Refused):
 
 
 class Seen(NamedTuple):
-    """A person by id (`StoredPerson.id`), with the `fingerprint` that the user saw; None accepts any state."""
+    """Refers to a person by `StoredPerson.id`, in the state with this `fingerprint`, or in any state if it is None."""
 
     id: int
     fingerprint: str | None = None
@@ -80,7 +80,7 @@ def fingerprint(person: StoredPerson, photos: Sequence[StoredPhoto]) -> str:
 
 
 def person_called(store: Store, who: PersonRef) -> StoredPerson:
-    """Return a person; raise `UnknownPerson` if there is no such person, `Stale` if the fingerprint differs."""
+    """Return the person `who`; raise `UnknownPerson` if there is none, `Stale` if the fingerprint of `who` differs."""
     if not isinstance(who, Seen):
         found = store.find(name := clean_name(who))
         if found is None:
@@ -152,7 +152,7 @@ def edit(
 
 
 def checked_templates(templates: str) -> str:
-    """Return how photos are compared: `mean`, `best`, or "" for the collection's setting; raise `ValueError` otherwise."""
+    """Return `templates` if it is `mean`, `best`, or "" for the collection's setting; otherwise raise `ValueError`."""
     if templates not in TEMPLATES:
         raise ValueError(f"templates must be 'mean' or 'best', got {templates!r}")
     return templates
@@ -176,9 +176,10 @@ def remove(store: Store, name: PersonRef) -> Done:
 
 
 def remove_photos(store: Store, name: PersonRef, numbers: Sequence[int], *, reject: bool = False) -> Done:
-    """Remove some photos of a person; a person without photos is removed too.
+    """Remove some photos of a person. If no photos are left, the person is removed too.
 
     `reject` records that the photos do not show this person: the same crops are never enrolled for the person again.
+    With `reject`, raise `Refused` if no photos would be left.
     """
 
     def change() -> Change:
@@ -202,9 +203,10 @@ def remove_photos(store: Store, name: PersonRef, numbers: Sequence[int], *, reje
 
 
 def move(store: Store, name: PersonRef, numbers: Sequence[int], to: str, *, reject: bool = False) -> Done:
-    """Move some photos of a person to another person, who may be new; a person without photos is removed.
+    """Move some photos of a person to the person called `to`, who may be new.
 
-    `reject` records that the photos do not show the old person: the same crops are never enrolled for that person again.
+    If the old person has no photos left, that person is removed. Otherwise `reject` records that the photos do not show
+    the old person: the same crops are never enrolled for that person again.
     """
     to = clean_name(to)
 
@@ -265,9 +267,9 @@ def merge(store: Store, names: Sequence[PersonRef], into: PersonRef) -> Done:
 
 
 def merged_into(store: Store, person: int) -> list[int]:
-    """Return the ids of removed people who were merged into that person, directly or through other people.
+    """Return the ids of removed people who were merged into the person with this id, directly or through other people.
 
-    They are the same person under other names, so they must be erased together with that person.
+    They are the same person under other names, so they must be erased together with this person.
     """
     merges = [
         one.change for one in store.log(_LOG_LIMIT) if one.kind == "merge" and one.change is not None and not one.undone
@@ -282,7 +284,7 @@ def merged_into(store: Store, person: int) -> list[int]:
 
 
 def undo(store: Store, number: int | None = None) -> LogEntry:
-    """Undo the change with that number in the log, or the last one that can be undone; return its log entry.
+    """Undo the change with this number in the log, or else the last one that can be undone; return its log entry.
 
     Raise `GalleryError` if there is no such change, or if the same people or photos were changed since.
     """

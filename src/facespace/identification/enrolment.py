@@ -29,8 +29,9 @@ class NoClearFace(GalleryError):
 class Likeness(NamedTuple):
     """The similarities of F faces to an enrolled person.
 
-    `similarities` (F,) are to the mean of the person's photos. A face that is claimed to be this person's must reach
-    `thresholds` (F,). A face that could be anyone's in the gallery must reach `thresholds_among_all` (F,).
+    `similarities` (F,) compare each face with the mean embedding of the person's photos. A face that is claimed to
+    be this person's must reach `thresholds` (F,). A face that could be anyone's in the gallery must reach
+    `thresholds_among_all` (F,).
     """
 
     similarities: npt.NDArray[np.float32]
@@ -48,7 +49,7 @@ def can_compare(gallery: Gallery) -> bool:
 
 
 def likeness(gallery: Gallery, name: str, embeddings: Vectors) -> Likeness | None:
-    """Return the likeness of the faces (F,D) to the person of that name, or None if that person has no photos."""
+    """Return the likeness of the faces (F,D) to the person `name`, or None if no photos of that person are enrolled."""
     person = gallery.store.find(clean_name(name))
     photos = [] if person is None else gallery.store.photos(person.id)
     if not photos:
@@ -64,10 +65,11 @@ def likeness(gallery: Gallery, name: str, embeddings: Vectors) -> Likeness | Non
 
 
 def face_like_others(gallery: Gallery, name: str, embeddings: Vectors) -> int:
-    """Return the index of the face (F,D) of one photo that is the person's, judged by the person's enrolled photos.
+    """Return which of the faces (F,D) in one photo shows the person `name`, as an index.
 
-    That face must reach the person's threshold, resemble no other enrolled person more, and be clearly more similar than
-    the other faces. Raise `NoClearFace` with the reason if there is no such face.
+    The faces are compared with the person's enrolled photos. The face must reach the person's threshold among all
+    enrolled people, resemble no other enrolled person more, and be clearly more similar to the person than the other
+    faces in the photo. Raise `NoClearFace` with the reason if no face meets these conditions.
     """
     found = likeness(gallery, name, embeddings)
     n = 0 if found is None else len(found.similarities)
@@ -103,7 +105,7 @@ def is_rejected(gallery: Gallery, name: str, crop: npt.NDArray[np.uint8]) -> boo
 
 
 def resembles(gallery: Gallery, name: str, embedding: npt.NDArray[np.float32]) -> str:
-    """Return the name, other than `name`, by which the gallery identifies this face (D,), or an empty string."""
+    """Return the person other than `name` whom the gallery recognises in this face (D,), or an empty string."""
     if not len(gallery) or not can_compare(gallery):
         return ""
     (matches,) = gallery.identify(embedding, top=2)

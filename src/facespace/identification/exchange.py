@@ -56,12 +56,13 @@ def import_gallery(
     skip_known: bool = False,
     progress: Progress | None = None,
 ) -> Counts:
-    """Import all people of a file that `export_gallery` wrote into an open collection; return counts of what was added.
+    """Import all people from an export, a file of `export_gallery`, into an open collection; return what was added.
 
     The whole file is checked before anything changes. If the collection already has a person of the same name, that
     person gets the photos it lacks (see `stores.records.joined`), or stays unchanged with `skip_known`. An empty
-    collection also takes over the settings. An interrupted import can be started again and ends in the same state. Raise
-    `GalleryError` if the file is damaged or its vectors belong to another model than the collection's.
+    collection also gets the settings in the file. An interrupted import can be started again and ends in the
+    same state. Raise `GalleryError` if the file is damaged, or if its vectors are from another model than the
+    collection's.
     """
     with PeopleFile(path) as file:
         stored = store.setting("embedder")
@@ -92,7 +93,10 @@ def _check_same_model(store: Store, stored: Any, path: Path, model: dict[str, An
 
 
 def stored_model(store: Store) -> dict[str, Any]:
-    """Return the model of a collection's vectors. Raise `NoModel` if none is stored yet, `GalleryError` if it is damaged."""
+    """Return the stored facts about the model of a collection's vectors.
+
+    Raise `NoModel` if none are stored yet, `GalleryError` if they are damaged or the collection is incomplete.
+    """
     stored = store.setting("embedder")
     if stored is None:
         raise NoModel(f"{store.name}: no people are enrolled in the collection {store.collection!r}")
@@ -105,7 +109,7 @@ def stored_model(store: Store) -> dict[str, Any]:
 
 
 def stored_settings(store: Store) -> dict[str, Any]:
-    """Return the exported settings of a collection; raise `GalleryError` if they are damaged."""
+    """Return the settings of a collection that an export contains; raise `GalleryError` if they are damaged."""
     settings = {key: value for key in SETTINGS if (value := store.setting(key)) is not None}
     try:
         return checked_settings(settings)
@@ -123,7 +127,7 @@ def checked_people(store: Store, model: dict[str, Any]) -> Iterator[PersonRecord
 
 
 def counted(people: Iterable[PersonRecord], total: int, progress: Progress | None) -> Iterator[PersonRecord]:
-    """Yield the people unchanged; `progress` is called with the number of people so far and the total."""
+    """Yield the people unchanged; after every 100, call `progress` with the number of people so far and the total."""
     for n, record in enumerate(people, 1):
         yield record
         if progress is not None and n % 100 == 0:

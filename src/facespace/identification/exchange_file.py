@@ -58,9 +58,9 @@ _DAMAGED = (
 
 
 def write_people(path: Path, header: Header, people: Iterable[PersonRecord]) -> Header:
-    """Write people, sorted by name, atomically to a file; return its header with the counts.
+    """Write people to a file atomically; return its header, which is `header` with the counts.
 
-    An existing file is replaced. Raise `OSError` if it cannot be written.
+    `people` must be sorted by name. An existing file is replaced. Raise `OSError` if the file cannot be written.
     """
     n_people = n_photos = n_crops = 0
     dimension = header.model["dimension"]
@@ -129,8 +129,8 @@ def _tensor_header(n_rows: int, dimension: int) -> bytes:
 class PeopleFile:
     """A file that `write_people` wrote, open for reading; `header` describes its content.
 
-    All content is checked when it is read, and `GalleryError` says what is wrong. Opening raises it for a file that is
-    not an export, is truncated or has a newer format; `check` reads the whole file.
+    All content is checked when it is read; a `GalleryError` says what is wrong. Opening raises `GalleryError` for a
+    file that is not an export, is truncated or has a newer format. `check` reads and checks the whole file.
     """
 
     header: Header
@@ -182,7 +182,7 @@ class PeopleFile:
         return GalleryError(f"{self._name}: damaged, or not an export of a gallery ({what}); export it again")
 
     def _check_entries(self, size: int) -> None:
-        """Check that every entry has a known name, occurs once, is not compressed, and lies within the file."""
+        """Check that every zip entry has a known name, occurs once, is not compressed, and lies within the file."""
         entries = self._archive.infolist()
         names = [one.filename for one in entries]
         if sorted(names) not in (sorted((PEOPLE, VECTORS, HEADER)), sorted((PEOPLE, VECTORS, HEADER, CROPS))):
@@ -208,7 +208,7 @@ class PeopleFile:
         return read_header(self._archive.read(HEADER), VERSION, self._name)
 
     def _check_counts(self) -> None:
-        """Check the counts against the sizes of the entries before any memory is allocated for them."""
+        """Check the header's counts against the zip's entries before any memory is allocated for photos and crops."""
         header = self.header
         n_bytes = 2 * header.n_photos * header.model["dimension"]
         with self._archive.open(VECTORS) as file:

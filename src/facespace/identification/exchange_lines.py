@@ -80,7 +80,7 @@ class Line(NamedTuple):
     where: str
 
     def as_person(self, before: str) -> PersonLine:
-        """Return the line as a person whose name comes after `before`; raise `ValueError` if it is not valid."""
+        """Return the person on the line; raise `ValueError` if it is invalid or its name is not after `before`."""
         fields = self._object(_PERSON, ("name", "added", "photos"))
         try:
             state = state_from_row(fields["name"], fields.get("external_id"), fields)
@@ -140,7 +140,7 @@ class Line(NamedTuple):
 
 
 def person_line(record: PersonRecord) -> bytes:
-    """Return the line of a person; raise `GalleryError` if it is longer than `MAX_LINE`."""
+    """Return the line that describes a person; raise `GalleryError` if it is longer than `MAX_LINE` bytes."""
     return _line({**state_to_json(record.state), "added": record.added, "photos": len(record.photos)})
 
 
@@ -206,9 +206,9 @@ _DECODER = json.JSONDecoder(parse_int=_parse_integer, parse_constant=_refuse_con
 
 
 def read_header(data: bytes, version: int, name: str) -> Header:
-    """Return the header in gallery.json; raise `ValueError` if it is damaged.
+    """Return the header from `data`, the content of gallery.json; raise `ValueError` if it is damaged.
 
-    Raise `GalleryError`, which names the file `name`, for a newer format than `version`.
+    Raise `GalleryError` if its format is newer than `version`; the message calls the file `name`.
     """
     fields = read_json(data, "gallery.json")
     if not isinstance(fields, dict) or fields.get("format") != "facespace-gallery":
@@ -235,7 +235,7 @@ def read_header(data: bytes, version: int, name: str) -> Header:
 
 
 def checked_model(model: Any) -> dict[str, Any]:
-    """Return a valid description of a model, as in `compatibility.model_of`; raise `ValueError` for anything else."""
+    """Return `model` if it is a valid description as from `compatibility.model_of`; raise `ValueError` otherwise."""
     if not isinstance(model, dict) or set(model) != {"model", "fingerprint", "dimension", "input_spec", "centered"}:
         raise ValueError("the description of its model is not complete")
     name, dimension = model["model"], model["dimension"]
@@ -255,7 +255,7 @@ def checked_model(model: Any) -> dict[str, Any]:
 
 
 def checked_settings(settings: Any) -> dict[str, Any]:
-    """Return valid exported settings, `templates` and `calibration`; raise `ValueError` for anything else."""
+    """Return `settings` if valid: only `templates` and `calibration`, both optional; raise `ValueError` otherwise."""
     if not isinstance(settings, dict) or set(settings) - {"templates", "calibration"}:
         raise ValueError("its settings have unknown fields")
     if settings.get("templates", "mean") not in ("mean", "best"):

@@ -77,13 +77,13 @@ class FaceWithEmbedding(Protocol):
 class Gallery:
     """Enrolled people in a file or another store.
 
-    A person's photos become one template, the mean of their embeddings scaled to length 1, and a probe is compared with
-    every template. With `templates="best"` (see `set_templates`) it is compared with every photo, and a person's best
-    photo counts. The store records the weights and the `InputSpec` that made its vectors; opening it with another model
-    raises `GalleryError`. Without an `embedder`, people can only be listed and edited.
+    A person's photos become one template, the mean of their embeddings scaled to length 1. A probe (a face to identify)
+    is compared with every template. With `templates="best"` (see `set_templates`) it is compared with every photo, and
+    each person's most similar photo counts. The store records the weights and the `InputSpec` that made its vectors;
+    opening it with another model raises `GalleryError`. Without an `embedder`, people can only be listed and edited.
 
-    `store` is the path of an SQLite file, which `create` creates if missing, the address of a server (see
-    `stores.opening`), or an open store; `close` closes any of them. A store contains several collections of people, each
+    `store` is the path of an SQLite file, the address of a server (see `stores.opening`), or an open store; `close`
+    closes any of them. With `create`, a missing file is created. A store contains several collections of people, each
     with its own model and thresholds; `collection` is the one to open.
     """
 
@@ -153,7 +153,7 @@ class Gallery:
 
     @property
     def embedder(self) -> Embedder:
-        """The model the gallery was opened with; `GalleryError` if it was opened without one."""
+        """The embedder that the gallery was opened with. Raises `GalleryError` if it was opened without one."""
         return self._model()
 
     def people(self, *, after: str = "", limit: int | None = None) -> list[Person]:
@@ -161,7 +161,7 @@ class Gallery:
         return [_person(one) for one in self._store.people(after=after, limit=limit)]
 
     def person(self, name: PersonRef) -> Person:
-        """Return one person; raise `UnknownPerson` if no person has that name, or the id of `edits.Seen`."""
+        """Return the person with a name or an `edits.Seen`'s id; raise `UnknownPerson`, or `Stale` if changed since."""
         return _person(edits.person_called(self._store, name))
 
     def photos(self, name: PersonRef) -> list[StoredPhoto]:
@@ -169,7 +169,7 @@ class Gallery:
         return self._store.photos(edits.person_called(self._store, name).id)
 
     def templates(self, most: int | None = None) -> npt.NDArray[np.float32]:
-        """Return the unit templates (P,D) in order of enrolment; with `most`, those of the first `most` people by name."""
+        """Return the templates (P,D) in order of enrolment; with `most`, those of the first `most` people by name."""
         if most is not None:
             people = self._store.people(limit=most)
             photos = [[photo.id for photo in self._store.photos(one.id)] for one in people]
@@ -181,7 +181,7 @@ class Gallery:
     def enroll(self, name: str, crop: npt.NDArray[np.uint8] | FaceWithEmbedding, *, source: str = "") -> bool:
         """Add a crop (S,S,3) made by `align`, or an analysed face, to a person; the photo is on disk when this returns.
 
-        Return False if exactly this crop was already enrolled under the name. `source` says where it came from.
+        Return False if exactly this crop was already enrolled under the name. `source` says where the crop came from.
         """
         if not isinstance(crop, np.ndarray):
             if not hasattr(crop, "embedding"):

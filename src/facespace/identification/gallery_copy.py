@@ -32,7 +32,7 @@ _MODULUS = 2**256
 class Contents(NamedTuple):
     """The numbers of people, photos and stored crops of a collection, and a checksum of 64 hexadecimal digits.
 
-    The checksum is the sum of the SHA-256 of every person, modulo 2²⁵⁶. It depends on every name, vector, digest, crop and
+    The checksum is the sum of one SHA-256 per person, modulo 2²⁵⁶. It depends on every name, vector, digest, crop and
     piece of metadata, but not on the order of people and photos, nor on the times of enrolment.
     """
 
@@ -43,7 +43,7 @@ class Contents(NamedTuple):
 
 
 class Copied(NamedTuple):
-    """The result of copying one collection; `changed` is True if the original was changed meanwhile."""
+    """The result of copying one collection; `changed` is True if the original was changed during the copy."""
 
     collection: str
     contents: Contents
@@ -106,11 +106,12 @@ def copy_gallery(
 ) -> list[Copied]:
     """Copy a gallery, or one `collection` of it, to a file or server; both are addresses as in `open_store`.
 
-    A whole file that is copied to a new file keeps removed people, log, undo and ids, unless the copy is to be encrypted.
-    In all other cases people with their photos, crops and settings are copied to collections of the same names, which
-    must be empty; an interrupted copy can be started again and goes on. The copy is read again and compared. The original
-    may be changed meanwhile: the copy of a file is one consistent state of all people, the copy of a server one
-    consistent state of each person. Raise `GalleryError` if a store is damaged, or if the copy differs.
+    If a whole file is copied to a new file, the copy keeps removed people, log, undo and ids, unless a plain gallery is
+    to be encrypted. In all other cases, the people with their photos, crops and settings are copied to collections of
+    the same names, which must be empty. If such a copy is interrupted, the same call continues it. The copy is read and
+    compared with the original, which others may change during the copy: the copy of a file shows all people at one
+    moment, but the people in a copy of a server may be from different moments. Raise `GalleryError` if a store is
+    damaged, or if the copy differs.
     """
     names = [collection] if collection else list_collections(source)
     with contextlib.closing(open_store(source, collection=names[0])) as first:
@@ -138,15 +139,16 @@ def _is_missing_file(target: str) -> bool:
 
 
 def _is_to_encrypt(store: SQLiteStore) -> bool:
-    """Return whether the copy is to be encrypted: a key is set and the gallery is not encrypted."""
+    """Return whether a copy will be encrypted although the gallery is not, because an encryption key is set."""
     return bool(os.environ.get(VARIABLE)) and not store._sealing.encrypted
 
 
 @contextlib.contextmanager
 def snapshot(store: Store, folder: Path | None) -> Iterator[Store]:
-    """Yield a store whose people do not change while they are read: a copy of a file in `folder`.
+    """Yield a store to read people from.
 
-    A store on a server is yielded unchanged.
+    For a gallery in a file it is a temporary copy in `folder`, which does not change. For a gallery on a server it is
+    `store` itself, which others may change.
     """
     if not isinstance(store, SQLiteStore):
         yield store

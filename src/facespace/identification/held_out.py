@@ -27,10 +27,10 @@ _STRANGER_SHARE = 0.5
 class HeldOutTrials:
     """Trials in which each training photo is classified as if it were new.
 
-    `owner` (K,), `nearest` (K,) and `margin` (K,) are of photos whose person is known from other photos. The margin is
-    the cosine to the template of `nearest` minus the threshold of the model's table. `stranger` (N,) and
-    `stranger_margin` (N,) are of photos whose whole person is held out. That margin is the largest over all other
-    people, so no naming method can give a larger one.
+    K trials classify a photo of an enrolled person: `owner` (K,) is the person shown, `nearest` (K,) the person chosen,
+    and `margin` (K,) the cosine to the template of `nearest` minus that person's threshold in the model's table. N
+    trials classify a photo of person `stranger` (N,) as if that person were not enrolled. `stranger_margin` (N,) is the
+    largest margin over all other people, so no classifier can give a larger one.
     """
 
     owner: Integers
@@ -50,7 +50,7 @@ def hold_out(
     calibration: Calibration | None,
     seed: int = 0,
 ) -> HeldOutTrials:
-    """Cross-validate: test each fifth of every person's photos against the rest, and each person as a stranger."""
+    """Cross-validate: classify each fifth of every person's photos by the other fifths, and all as strangers'."""
     folds = folds_of(owners, _FOLDS, seed=seed)
     found_owner, found_nearest, found_margin = [], [], []
     for fold in range(_FOLDS):
@@ -81,9 +81,9 @@ def hold_out(
 
 
 def rates(trials: HeldOutTrials, chosen: float, rate: float, *, table: bool, seed: int = 0) -> dict[str, Any]:
-    """Return the measured rates at the offset `chosen`, each with its 95 % interval over people.
+    """Return the rates measured with `chosen` added to every threshold, each with its 95 % interval over people.
 
-    Each stranger is judged at an offset that was chosen without that stranger.
+    Strangers are judged with other offsets: each fifth of them with the offset chosen from the other four fifths.
     """
     right = trials.nearest == trials.owner
     accepted = trials.margin >= chosen
@@ -103,17 +103,19 @@ def rates(trials: HeldOutTrials, chosen: float, rate: float, *, table: bool, see
 def fit_probability(trials: HeldOutTrials, chosen: float) -> tuple[float, float] | None:
     """Fit the probability that a face shows the nearest person, 1 / (1 + exp(−(slope · x + intercept))).
 
-    x is the similarity minus the person's threshold. Half of the faces are assumed to be strangers'. The method is Platt
-    scaling with smoothed targets (Platt 1999). Return slope and intercept, or None for too few photos or people.
+    x is the similarity minus the person's threshold, to which the offset `chosen` is added. Half of the faces are
+    assumed to be strangers'. The method is Platt scaling with smoothed targets (Platt 1999). Return slope and
+    intercept, or None if there are too few photos or people, or if the slope is not positive.
     """
     return _platt(trials, chosen, np.ones(len(trials.owner), np.bool_), np.ones(len(trials.stranger), np.bool_))
 
 
 def reliability(trials: HeldOutTrials, chosen: float, *, seed: int = 0) -> list[dict[str, float | int]]:
-    """Compare probabilities with observed shares, in ten bins; each half of the people uses a fit to the other half.
+    """Compare the predicted probabilities with how often the nearest person was right, in ten bins of probability.
 
-    Each bin has `predicted`, its mean probability, `observed`, the share of faces named rightly, `weight`, its share of
-    all faces, and `n`, its number of faces. Return [] if there are too few photos or people for a fit.
+    The probabilities of each half of the people come from a fit to the other half. Each bin has `predicted`, its mean
+    probability, `observed`, the share of its faces whose nearest person is right, `weight`, its share of all faces, and
+    `n`, its number of faces. Half of all the weight is strangers'. Return [] if `fit_probability` would return None.
     """
     n_people = int(max(trials.owner.max(initial=-1), trials.stranger.max(initial=-1))) + 1
     halves = folds_of(np.zeros(n_people, np.int64), 2, seed=seed)

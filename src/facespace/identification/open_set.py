@@ -45,7 +45,10 @@ def templates(owners: Integers, vectors: Embeddings, n_people: int) -> Embedding
 def thresholds_of_table(
     calibration: Calibration | None, rate: float, n_photos: Sequence[int], *, qualities: Floats | None = None
 ) -> Floats:
-    """Return the thresholds (P,) of the model's table for faces of unknown quality; zeros for a model without a table."""
+    """Return the thresholds (P,) of the model's table `calibration`; zeros for a model without a table.
+
+    `qualities` (P,) describe the enrolled photos (None: unknown). The quality of probes is taken as unknown.
+    """
     if calibration is None:
         return np.zeros(len(n_photos))
     return calibration.identification_thresholds(rate, n_photos, qualities=qualities)
@@ -72,11 +75,12 @@ def held_out_margins(embeddings: Embeddings, owners: Integers, people: Embedding
 
 
 def offset(margins: Floats, rate: float, *, table: bool) -> float:
-    """Return the number to add to every threshold so that a share `rate` of strangers like these is named.
+    """Return the number to add to every threshold so that a share `rate` of N given strangers is falsely named.
 
-    `margins` (N,) are the strangers' similarities minus the present thresholds. The offset that names exactly that share
-    depends on the N · rate largest margins, so it is uncertain if these are few. If the thresholds come from a
-    `table` measured on many people, only the fraction N · rate / (N · rate + 20) of the offset is used.
+    `margins` (N,) are the strangers' largest similarities minus the present thresholds; those that are not finite do
+    not count. The exact offset depends on the N · rate largest margins, so it is uncertain if N · rate is small. If the
+    thresholds come from a `table` measured on many people, only the fraction N · rate / (N · rate + 20) of the offset
+    is used.
 
     >>> margins = np.arange(1000) / 1000
     >>> round(offset(margins, 0.01, table=False), 3), round(offset(margins, 0.01, table=True), 3)

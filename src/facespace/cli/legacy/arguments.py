@@ -35,7 +35,7 @@ class _Append(argparse.Action):
 
 
 class Program(argparse.ArgumentParser):
-    """The arguments of an old program, with its spelling, defaults and abbreviations. Errors are one line."""
+    """Parses the arguments of an old program with its spelling, defaults and abbreviations. An error is one line."""
 
     def __init__(self, command: str, summary: str) -> None:
         super().__init__(
@@ -59,7 +59,10 @@ class Program(argparse.ArgumentParser):
         self.add_argument(name, action=_Append, default=default, help=_escaped(help))
 
     def ignore_preprocessing(self, *names: str, **defaults: int) -> None:
-        """Accept and ignore flags about preprocessing, which the model defines. The flags in `names` take no value."""
+        """Accept and ignore flags about preprocessing, which the model defines.
+
+        The flags in `names` take no value, those in `defaults` take one.
+        """
         self.ignore("the model defines its own preprocessing", *names, **defaults)
 
     def ignore_batch_size(self, **defaults: int) -> None:
@@ -71,7 +74,7 @@ class Program(argparse.ArgumentParser):
         self.ignore("this program computes on the CPU; training respects the flag", gpu_memory_fraction=1.0)
 
     def ignore(self, why: str, *names: str, **defaults: Any) -> None:
-        """Accept and ignore flags, for the reason `why`. The flags in `names` take no value."""
+        """Accept and ignore flags for the reason `why`. Those in `names` take no value, those in `defaults` one."""
         text = f"Accepted and ignored: {why}."
         for name in names:
             self.add_argument(f"--{name}", action=_Ignore, nargs=0, default=False, why=why, help=text)

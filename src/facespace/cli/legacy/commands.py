@@ -20,9 +20,10 @@ class Verbatim(TyperCommand):
 
 
 def command_group(name: str, summary: str, package: str, programs: dict[str, str]) -> typer.Typer:
-    """Return the commands of one old project. Each calls `main` of the module of that name in `package`.
+    """Return the command group `name` of one old project, with one command for each of its programs.
 
-    `programs` maps each program to its line of help.
+    A command calls the function `main` of the module in `package` that has the program's name. `programs` maps the name
+    of each program to its line of help.
     """
     app = typer.Typer(name=name, help=summary, no_args_is_help=True, rich_markup_mode=None)
     for program, line in programs.items():

@@ -21,8 +21,8 @@ DIFFERENCE = "detects faces in whole photos, and adds the embedding of the mirro
 def embed_folder(root: Path, embedder: Embedder, report: Report, *, aligned: bool = True, plain: bool = True) -> Images:
     """Embed the images of class folders. Unreadable images and images without a face are reported and left out.
 
-    With `plain`, mirror images are not added. Raises `DatasetError` if the crops do not fit the model, or if no image can
-    be used.
+    With `aligned` the images are crops, otherwise whole photos. With `plain` the embedding of the mirror image is not
+    added. Raises `DatasetError` if the crops do not fit the model, or if no image can be used.
     """
     from facespace.curation.images import read_crops, read_photos
     from facespace.faces.crops import read_record

@@ -60,11 +60,12 @@ def read_pairs(path: Path, n_folds: int) -> PairList:
 
 
 def pair_set(root: Path, path: Path, pairs: PairList, spec: InputSpec) -> PairSet:
-    """Return the pairs with crops of the model's size.
+    """Return the pairs with crops of the model's size. The first image found decides how all images are treated.
 
-    Of crops that are larger by up to a quarter, the centre is cut out, as the old programs did. Images of any other size
-    are treated as whole photos, in which faces are detected later. Raises `DatasetError` if `root` has none of the
-    photos, or crops that were aligned for another template.
+    If it is square and larger by up to a quarter, the centre of each image is used, as in the old programs. Images of
+    any other size are resized if `root` has a crop record. Without one they are treated as whole photos, in which faces
+    are detected later. Raises `DatasetError` if `root` has none of the photos, or crops that were aligned for another
+    template.
     """
     from facespace.datasets.pairs.pair_sets import listed_pairs
     from facespace.faces.crops import fit, may_be_cut, read_record

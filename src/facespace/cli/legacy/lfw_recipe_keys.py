@@ -66,9 +66,10 @@ def _fold(pairs: PairList) -> list[int]:
 def even_folds(
     fold: npt.NDArray[np.int64] | None, same: npt.NDArray[np.bool_], usable: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.bool_]:
-    """Return a mask (P,) of `usable` pairs (P,), so that every fold has about as many same and different pairs.
+    """Return a mask (P,) of the `usable` pairs (P,) to keep, so that all folds have about equally many.
 
-    The numbers may differ by one. If they differ by more, every fold is reduced to the smallest number.
+    Same-person and different-person pairs are counted separately. For each, the numbers in two folds may differ by one;
+    if they differ by more, every fold keeps only as many as the smallest has.
 
     >>> even_folds(np.array([1, 1, 1, 2]), np.array([True] * 4), np.array([True] * 4)).tolist()
     [True, False, False, True]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def load_model(given: str) -> Embedder:
-    """Load a model from a file or folder, or by its name, and print the old programs' line about it."""
+    """Load a model by its path or name; print `Model filename: …` or `Model directory: …`, as the old programs did."""
     kind = "directory" if os.path.isdir(os.path.expanduser(given)) else "filename"
     write_line(f"Model {kind}: {plain_text(given)}")
     return load_embedder(given)

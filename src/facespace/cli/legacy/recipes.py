@@ -12,14 +12,17 @@ _BASES = ("facenet-casia-2017", "facenet-vggface2-2018", "facenet-triplet", "arc
 
 
 def as_recipe(values: dict[str, Any], program: str) -> Recipe:
-    """Return the recipe with these keys, validated. Raises `RecipeError` with a message that starts with `program`."""
+    """Return a validated recipe from its `values`. Raises `RecipeError` with a message that starts with `program`."""
     from facespace.training.recipe import from_values
 
     return from_values(values, source=program)
 
 
 def command_of(recipe: Recipe, run: Path) -> list[str]:
-    """Return the `facespace train` command for a recipe, as words: the closest shipped recipe and the keys that differ."""
+    """Return the words of the `facespace train` command for a recipe.
+
+    The command names the shipped recipe that differs in the fewest keys, and sets those keys.
+    """
     from facespace.training.recipe import load
 
     mine = _keys(recipe)
@@ -37,7 +40,7 @@ def _keys(recipe: Recipe) -> dict[str, str]:
 
 
 def _in_one_line(value: Any) -> str:
-    """Return a value as TOML in one line.
+    """Write a value as TOML on a single line.
 
     >>> _in_one_line([{"name": "center", "rate": 0.5}])
     '[ { name = "center", rate = 0.5 }, ]'

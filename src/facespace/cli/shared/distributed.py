@@ -45,7 +45,7 @@ def name_for_workers(opened: OpenedModel) -> str:
 
 
 def compute_with_progress(work: Work, plan: Plan, ray: str | None, what: str) -> int:
-    """Compute the missing parts, locally or on a cluster; return the number of photos in these parts.
+    """Compute the missing parts of a plan, locally or on a cluster; return the number of photos in these parts.
 
     Ctrl+C ends the command with exit code 130.
     """

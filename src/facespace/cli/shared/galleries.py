@@ -36,7 +36,8 @@ def open_gallery(
 def model_of_gallery(address: str, *, collection: str = "default", create: bool = False) -> str:
     """Return the name of the model that made the embeddings of a gallery; empty for a gallery without a model.
 
-    With `create`, a missing file is not created, but an empty file, left by an interrupted process, becomes a gallery.
+    With `create`, the name is also empty if the file is missing, and the file stays missing. An empty file, which an
+    interrupted process may have left, becomes a gallery.
     """
     if create and not is_address(address) and not os.path.exists(address):
         return ""
@@ -52,8 +53,9 @@ def is_address(word: str) -> bool:
 class GalleryCommand(TyperCommand):
     """A command that also accepts the gallery as its first argument: `gallery list people.gallery`.
 
-    With `--gallery`, all arguments are the command's own. If the environment variable names a gallery, the first argument
-    is a gallery only if it is an address, a file, or ends in `.gallery`, and enough arguments remain for the command.
+    If `--gallery` is given, no argument is taken as the gallery. If the environment variable `GALLERY_VARIABLE` names a
+    gallery, the first argument is taken only if it looks like a gallery (an address, an existing file, or a name that
+    ends in `.gallery`) and enough arguments remain for the command. Otherwise the first argument is the gallery.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

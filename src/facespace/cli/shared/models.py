@@ -21,8 +21,9 @@ def load_embedder(
 ) -> Embedder:
     """Load a model, and report its remarks on stderr.
 
-    Without `model` it is `made_with`, the model name stored in a gallery, classifier or folder of crops, or the default
-    model. `options` are those of `Embedder.load`. Raises `ModelError` if `made_with` is not a named model.
+    If `model` is None, load `made_with`, the model name stored in a gallery, classifier or folder of crops. If that is
+    empty too, load the default model. `options` are passed to `Embedder.load`. Raises `ModelError` if `made_with` is
+    needed and is not a named model.
     """
     from facespace.embedding.embedder import Embedder
     from facespace.errors import ModelError
@@ -59,8 +60,9 @@ def model_of_classifier(path: Path) -> str:
 def model_of_crops(folder: Path, *, aligned: bool = False) -> str:
     """Return the name of the model that a folder of crops was made for; empty for photos.
 
-    If the folder's record does not contain a known model, return the first named model that accepts such crops. `aligned`
-    means that images without a record are crops; then return the first named model that accepts their size.
+    If the folder's record names no known model, return the first named model that accepts crops like those recorded.
+    Images without a record are photos, unless `aligned` says that they are crops; then return the first named model
+    that accepts their size.
     """
     from facespace.faces.crops import may_be_cut, read_record, size_of_first
     from facespace.models.zoo import MODELS, find_card

@@ -46,10 +46,10 @@ def name_files(
 ) -> None:
     """Name and print the people in each file, or in front of a camera. Failures are counted in `report`.
 
-    `namer` names the faces of embeddings (N,D) made by `Embedder.represent`. `draw` and `subtitles` are folders for
-    annotated copies and for .srt files; `every` is passed to `name_video`. With `repeats`, a person may appear in a picture
-    more than once. For photos only: `try_rotations` is passed to `process`, and `ranker` ranks the most similar people of
-    each face.
+    `namer` takes the faces' embeddings (N,D) from `Embedder.represent` and names them. `draw` and `subtitles` are
+    folders for annotated copies and for .srt files; `every` is passed to `name_video`. With `repeats`, a person may
+    appear in a picture more than once. For photos only: `try_rotations` is passed to `process`, and `ranker` ranks the
+    most similar people of each face.
     """
     from facespace.detection.factory import create_detector
     from facespace.io.file_kinds import is_video

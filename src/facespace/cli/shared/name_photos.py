@@ -84,7 +84,10 @@ def show_photo(
     json: bool,
     drawings: Drawings | None,
 ) -> None:
-    """Print the faces of one photo with the match and, if given, the ranked people of each, and draw them in `drawings`."""
+    """Print each face of one photo with its match, and draw the faces into `drawings`, if given.
+
+    `ranked` lists the most similar people of each face, which are printed too.
+    """
     from facespace.faces.drawing import KNOWN, UNKNOWN, numbered
 
     path = plain_text(photo.path)
@@ -130,7 +133,7 @@ def unknown(face: Face | None) -> str:
 
 
 def as_json(match: Match | Prediction | NamedFace) -> dict[str, Any]:
-    """Return a match as JSON: the name, null for unknown, with similarity and probability."""
+    """Return a match as JSON: `name` (null: unknown), `similarity`, and for some also `nearest` and `probability`."""
     entry: dict[str, Any] = {"name": match.name}
     entry["similarity"] = None if match.similarity is None else round(match.similarity, 4)
     if hasattr(match, "probability"):

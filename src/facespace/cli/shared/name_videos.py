@@ -40,9 +40,9 @@ class Screen(Protocol):
 
 
 def subtitle_files(folder: Path, videos: Iterable[str]) -> dict[str, Path]:
-    """Return the .srt file for each video, in a folder that is created if needed.
+    """Return the path of the .srt file to write for each video, in `folder`, which is created if needed.
 
-    Raises a usage error if such a file already exists next to its video, because it may be the video's own subtitles.
+    Raises a usage error if a path is next to its video and already exists, because it may be the video's own subtitles.
     """
     targets = Targets(folder)
     files = {video: targets.path(video, ".srt") for video in videos}
@@ -115,11 +115,11 @@ def name_camera(
     frames: Iterable[Frame] | None = None,
     open_window: Callable[[str], Screen] = Window,
 ) -> None:
-    """Show the people in front of a camera, in a window until it is closed; print their names if there is no screen.
+    """Show the people in front of a camera in a window, until the window is closed; print names if there is no screen.
 
-    With `json`, prints one object per frame; without a screen, prints a line whenever the visible people change. At the
-    end, also after Ctrl+C, prints all appearances. `repeats` is passed to `VideoNamer`. `frames` and `open_window` replace
-    the camera and the window in tests.
+    With `json`, opens no window and prints one object per frame. Without a screen, prints a line whenever the visible
+    people change. At the end, also after Ctrl+C, prints all appearances. `repeats` is passed to `VideoNamer`. `frames`
+    and `open_window` replace the camera and the window in tests.
     Raises `VideoError` if there is no such camera or the camera stops, `RuntimeUnavailable` without PyAV.
     """
     from facespace.video.camera import read_camera

@@ -167,7 +167,7 @@ DEFAULT_MIN_SIZE = 20.0
 
 
 def check_gallery_or_server(context: typer.Context, gallery: str | None, server: str | None, *local: str) -> None:
-    """Raise a usage error unless `--gallery` or `--server` is given, and for options that `--server` excludes.
+    """Raise a usage error if `--gallery` and `--server` are missing, or if `--server` excludes a given option.
 
     `local` names the parameters that apply only without `--server`.
     """

@@ -158,9 +158,10 @@ class Targets:
         self._taken: set[str] = set()
 
     def path(self, source: str | os.PathLike[str], ending: str, *, instead_of: tuple[str, ...] | None = None) -> Path:
-        """Return the name of `source` with another `ending`, and a number if that name was returned before.
+        """Return a path in the folder: the name of `source` with `ending`, and a number if that name is already taken.
 
-        The new ending replaces an ending in `instead_of`, and is appended to any other. With None, it replaces any ending.
+        `ending` replaces the ending of `source` if that is in `instead_of`, or if `instead_of` is None; otherwise it is
+        appended.
         """
         path = Path(source)
         stem = path.stem if instead_of is None or path.suffix.lower() in instead_of else path.name

@@ -29,7 +29,7 @@ _FLUSH = 5.0  # seconds to send the remaining events at the end
 class Snapshots:
     """Snapshots of events in a folder, one file per event, named by its id.
 
-    A new folder is readable only by its owner. `whole` saves the whole frame instead of the face.
+    A new folder is readable only by its owner. With `whole`, they show the whole frame instead of the face.
     """
 
     def __init__(self, folder: Path, *, whole: bool = False) -> None:

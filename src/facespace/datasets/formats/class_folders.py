@@ -17,10 +17,10 @@ from facespace.io.text import plain_text
 
 
 class ImageFolder:
-    """The images of a folder of class folders, as `LabelledImages`, sorted by folder name and then by file name.
+    """The images in the class folders of `root`, as `LabelledImages`, sorted by folder name and then by file name.
 
-    Every folder is an identity, including folders without images. `paths` are the image files. Raises `DatasetError` if
-    `root` is not a folder, contains no folders, or its folders contain no images.
+    Every class folder is an identity, even without images. `paths` are the paths of the image files. Raises
+    `DatasetError` if `root` is not a folder, contains no folders, or its folders contain no images.
 
     >>> import tempfile
     >>> from PIL import Image

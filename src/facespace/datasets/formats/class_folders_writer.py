@@ -41,7 +41,7 @@ class FolderWriter:
         self._n_images += 1
 
     def sync(self) -> int:
-        """Flush to the disk and return the number of images, which is the position to resume at."""
+        """Flush all images to the disk and return their number, which is the position to resume at."""
         if hasattr(os, "sync"):  # one call for many small files
             os.sync()
         return self._n_images

@@ -26,11 +26,11 @@ _COLUMNS = (6, 7)
 
 
 class MSCelebImages:
-    """A `.tsv` table, or a folder of them in natural order, as `LabelledImages`.
+    """A `.tsv` table, or a folder of such tables in natural order, as `LabelledImages`.
 
-    Labels are the positions of the sorted MIDs, as in the class folders that the FaceNet program of 2018 makes of a
-    table. Opening reads every line once and stores the position of its image. A `DatasetError` names the file and the
-    line.
+    An identity is named by its MID, the first column. Its label is the position of the MID among all MIDs in sorted
+    order, as if the FaceNet program of 2018 had made class folders of the table. Opening reads every line once and
+    stores the position of its image. A `DatasetError` names the file and the line.
     """
 
     labels: npt.NDArray[np.int64]
@@ -108,7 +108,7 @@ class MSCelebImages:
 
 
 def _lines(file: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
-    """Yield the number (from 1), offset and bytes of every line; longer lines are split after `_MAX_LINE` + 1 bytes."""
+    """Yield number (from 1), offset and bytes of every line. A line is split after every `_MAX_LINE` + 1 bytes."""
     number, offset = 0, 0
     while line := file.readline(_MAX_LINE + 1):
         number += 1

@@ -98,7 +98,7 @@ class ParquetImages:
         return f"{self._files.name(shard)}, row {index - self._starts[first]}"
 
     def _images(self, group: int) -> Any:
-        """Return the images of a row group, an Arrow array. Threads take turns, since they often need the same group."""
+        """Return the images of a row group as an Arrow array. Threads take turns, as they often need the same group."""
         with self._turn:
             if group in self._cache:
                 self._cache.move_to_end(group)
@@ -162,7 +162,10 @@ def _open(path: str) -> Any:
 
 
 def _columns(file: Any) -> tuple[str, bool]:
-    """Return the column of the encoded images, and whether there are names; raises `DatasetError` for other columns."""
+    """Return the name of the column of encoded images, and whether there is a column `name`.
+
+    Raises `DatasetError` if the column of images or `label` is missing, or if one of the columns has a wrong type.
+    """
     columns = [file.schema.column(k) for k in range(len(file.schema))]
     kinds = {column.path: (column.physical_type, column.max_repetition_level) for column in columns}
     image = next((name for name in ("image.bytes", "image") if name in kinds), None)
@@ -221,7 +224,7 @@ def _shown(value: Any) -> str:
 
 
 def _class_names(metadata: Any) -> dict[int, str]:
-    """Return names by label from the schema's metadata, where Hugging Face keeps them."""
+    """Return names by label from the schema's metadata, where Hugging Face stores them; empty if there are none."""
     try:
         names = json.loads((metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]["label"]["names"]
     except (ValueError, TypeError, KeyError, RecursionError):
@@ -250,8 +253,9 @@ class ParquetWriter:
     """Writes shards `00000.parquet`, `00001.parquet`, … into an existing folder.
 
     A shard is finished as soon as it has `shard_images` images or `shard_bytes` bytes of images. Images are stored as
-    Hugging Face does, so that its library shows them as pictures; `names` by label add a column of names. A Parquet file
-    cannot be appended to, so `sync` returns a position for `resume_at` only between two shards.
+    Hugging Face does, so that its library shows them as pictures. If `names` (indexed by label) is given, a column of
+    names is added. A Parquet file cannot be appended to, so `sync` returns a position for `resume_at` only between two
+    shards.
     """
 
     def __init__(

@@ -30,13 +30,14 @@ _MAX_PROPERTY = 1000
 
 
 class RecordImages:
-    """The images of a `.rec` file, or of the only `.rec` file in a folder, as `LabelledImages` in the order of the index.
+    """The images of a `.rec` file as `LabelledImages`; in a folder, of `train.rec` or else of its only `.rec` file.
 
-    The file is memory-mapped, not loaded. If the file has records of identities, they give the labels, and the label in
-    each image's own record is compared when the image is read; otherwise the images' own records give the labels. If
-    there is no `.idx`, the file is scanned once and an index is saved next to it if possible, with a warning. A
-    `property` file (identities, height, width) gives the number of identities. Raises `DatasetError` if these files do
-    not fit together.
+    Images are in the order of their keys, or in that of the index if no record 0 counts the records. The file is
+    memory-mapped, not loaded. A record of an identity gives a range of images, which all get the label of the first
+    one; each image's own label is compared with it when the image is read. Without such records, the images' own labels
+    are used. If there is no `.idx`, the file is scanned once and an index is saved next to it if possible, with a
+    warning. A `property` file (identities, height, width) gives the number of identities. Raises `DatasetError` if
+    these files do not fit together.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -61,7 +62,7 @@ class RecordImages:
 
     @property
     def names(self) -> Sequence[str]:
-        """The identities' names from a `names.txt` next to the file; without it, the labels' numbers as text."""
+        """The identities' names from a `names.txt` next to the file; if a name is missing there, the label as text."""
         return self._names
 
     @property
@@ -137,7 +138,7 @@ class RecordImages:
         return images, self._labels_by_range(images, identities, n0)
 
     def _counts(self, keys: Ints, offsets: Ints) -> tuple[float, float] | None:
-        """Return the two numbers of record 0; None if record 0 is an ordinary image or missing."""
+        """Return the two numbers in record 0, which count records; None if record 0 is an ordinary image or missing."""
         zero = np.flatnonzero(keys == 0)
         if not len(zero):
             return None

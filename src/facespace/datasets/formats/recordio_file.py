@@ -37,7 +37,7 @@ _RELEASE_AFTER = 1024  # records read one by one before their memory pages are r
 
 
 class Record(NamedTuple):
-    """One record: the key stored in it, its first label or two, and the content after its labels."""
+    """One record: the key stored in it, its labels (at most the first two), and the content after the labels."""
 
     key: int
     labels: tuple[float, ...]
@@ -119,7 +119,7 @@ class RecordFile:
         return Record(own_key, labels, payload[start:])
 
     def headers(self, offsets: Ints) -> Headers:
-        """Return the headers of the records at (N,) offsets without reading their content."""
+        """Return the headers of the records at these `offsets` (N,) without reading the records' content."""
         n = len(offsets)
         keys, n_labels = np.empty(n, np.int64), np.empty(n, np.int64)
         labels, has_content = np.zeros((n, 2), np.float32), np.empty(n, np.bool_)
@@ -145,7 +145,7 @@ class RecordFile:
         return Headers(keys, labels, n_labels, has_content)
 
     def _payload(self, offset: int, where: str) -> bytes:
-        """Return the payload of a record, its parts joined by the magic numbers that were left out between them."""
+        """Return the payload of a record: its parts, joined by the magic numbers that the writer left out."""
         records = self._records()
         start = offset + PART.size
         part, length = self._part(offset)

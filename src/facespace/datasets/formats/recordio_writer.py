@@ -37,10 +37,11 @@ class RecordWriter:
     """Writes a folder's `train.rec` image by image under a hidden name; `close` renames it and adds the other files.
 
     If the images of each identity come one after the other, record 0 and the records of identities are written too.
-    Otherwise the file contains only images, with keys from 0 on, which every reader understands. `property` contains the
-    number of identities (of `names`, else the largest label plus 1) and the size of the first readable image. Names
-    that are more than numbers go into `names.txt`. An abandoned writer can be resumed: `resume_at` is a position that
-    `sync` returned. Leaving the `with` block closes the writer; after an error it removes the unfinished file.
+    Otherwise the file contains only images, with keys from 0 on, which every reader understands. `property` contains
+    the number of identities (the length of `names`, else the largest label plus 1) and the size of the first readable
+    image. `names.txt` is written if any name differs from its label. An abandoned writer can be resumed: `resume_at` is
+    a position that `sync` returned. Leaving the `with` block closes the writer; after an error it removes the
+    unfinished file.
 
     >>> import tempfile
     >>> from facespace.datasets.formats.recordio import RecordImages
@@ -154,7 +155,7 @@ class RecordWriter:
             self._last = label
 
     def _append(self, payload: bytes) -> None:
-        """Write a record; it is split where the magic number occurs at a multiple of four, and that number is left out."""
+        """Write a record. Split it at every magic number whose offset is divisible by 4, and leave that number out."""
         self._offsets.append(self._file.tell())
         part, last, start = FIRST, WHOLE, 0
         at = payload.find(_MAGIC_BYTES)

@@ -107,10 +107,10 @@ class TFRecordImages:
 
 
 class TFRecordWriter:
-    """Writes a TFRecord file by appending; the first `resume_at` bytes of an existing file are kept.
+    """Writes a TFRecord file. Keeps the first `resume_at` bytes of an existing file, and appends to them.
 
-    Records contain `image_raw` and `label`. They contain a `name` only if `names` by label are given, because the old
-    programs do not write it.
+    Records contain `image_raw` and `label`. They contain a `name` only if `names`, which is indexed by label, is
+    given, because the old programs do not write it.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, names: Sequence[str] | None = None, resume_at: int = 0) -> None:

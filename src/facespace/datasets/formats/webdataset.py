@@ -31,14 +31,14 @@ _Read = Callable[[int, int], bytes]
 
 
 class _Sample(NamedTuple):
-    """The members of one key by file ending, which is the part of the name after its first dot."""
+    """The tar members of one sample by ending. The first dot of a file name separates `key` and ending."""
 
     key: str
     members: dict[str, Member]
 
 
 class TarImages:
-    """A tar, or a folder of `.tar` shards in natural order, as `LabelledImages`.
+    """A tar file, or a folder of `.tar` shards in natural order, as `LabelledImages`.
 
     As in webdataset, consecutive files whose names are equal up to the first dot are one sample. Its label is the number
     in `.cls`, or `label` in `.json`, which may also give the identity's `name`. A sample with neither an image nor a
@@ -233,7 +233,10 @@ def packed_sample(number: int, encoded: bytes, label: int, names: Sequence[str] 
 
 
 def _packed(name: str, data: bytes) -> bytes:
-    """Return a member as `tarfile.TarInfo(name).tobuf` does, ten times faster, for ASCII names and sizes below 8 GiB."""
+    """Return a tar member: its header and padded data.
+
+    The header is that of `tarfile.TarInfo.tobuf`, made ten times faster. The name must be ASCII, the data below 8 GiB.
+    """
     header = bytearray(_HEADER)
     header[: len(name)] = name.encode("ascii")
     header[124:135] = b"%011o" % len(data)

@@ -58,7 +58,7 @@ class VerificationSet:
 
 
 def read_bin(path: str | os.PathLike[str]) -> VerificationSet:
-    """Read the set in a `.bin` file that Python 2 or 3 wrote with pickle protocol 2 to 5.
+    """Read the verification set in a `.bin` file: a pickle of protocol 2 to 5, written by Python 2 or 3.
 
     Raises `DatasetError` if the file is damaged, is cut short, has other content, or asks for code to be run.
     """
@@ -71,11 +71,12 @@ def read_bin(path: str | os.PathLike[str]) -> VerificationSet:
 
 
 def as_pairs(verification: VerificationSet) -> tuple[PairList, list[bytes]]:
-    """Return the set as a list of pairs, and the image of each of its photos.
+    """Return a verification set as a list of pairs, and the encoded image of each photo in that list.
 
-    Images with equal bytes are one photo, named by its first index: `image 17`. The file has no names, so all photos that
-    same-person pairs connect get one name in `people`: `person 1`, `person 2`, … The ten folds are contiguous, as in
-    scikit-learn's `KFold(10)`, which is usual for such sets; with fewer than ten pairs there are no folds.
+    Images with equal bytes are one photo. Its name has the index of the first of them: `image 17`. The set has no names
+    of people. So photos that are connected by same-person pairs, directly or through other photos, get the same name in
+    `people`: `person 1`, `person 2`, … As usual for these sets, the pairs are divided into ten contiguous folds, as by
+    scikit-learn's `KFold(10)`; with fewer than ten pairs there are no folds.
 
     >>> pairs, images = as_pairs(VerificationSet((b"x", b"y", b"x", b"z"), np.array([True, False])))
     >>> pairs.photos, pairs.people
@@ -145,7 +146,7 @@ def _booleans(same: Any) -> npt.NDArray[np.bool_]:
 
 
 def _kind(thing: Any) -> str:
-    """Describe an object without its content, which may be endless; a number of bounded size is shown."""
+    """Describe an object for an error message: an integer below 2⁶⁴ by value, others by type, as they may be huge."""
     if isinstance(thing, _Array):
         return f"an array of {thing.dtype} {thing.shape}"
     if isinstance(thing, (int, np.integer)) and abs(int(thing)) < 2**64:
@@ -180,7 +181,7 @@ class _Dtype:
 
 
 class _Array:
-    """Replaces `numpy.ndarray`: its shape, and the bytes of its items as the file stores them."""
+    """Replaces `numpy.ndarray`. Holds the array's shape and dtype, and its items' bytes as the file stores them."""
 
     __slots__ = ("_spend", "data", "dtype", "shape")
 
@@ -191,7 +192,7 @@ class _Array:
         self.data = b""
 
     def __setstate__(self, state: Any) -> None:
-        """Restore NumPy's pickled state: version, shape, dtype, whether in Fortran order, bytes."""
+        """Restore an array from the state that NumPy pickles: (version, shape, dtype, is in Fortran order, bytes)."""
         if not isinstance(state, tuple) or len(state) != 5:
             raise DatasetError("damaged: an array without shape and bytes")
         self.fill(state[4], state[2], state[1])
@@ -218,7 +219,7 @@ class _Array:
 
 
 class _StandIns:
-    """The functions that replace the names a file asks for.
+    """The functions that are called instead of the Python functions and classes that a pickle names.
 
     They have no reference to the unpickler. If a file is damaged, objects remain on the unpickler's stack, which Python's
     cycle collector cannot see; a reference to the unpickler would keep them and the whole file in memory for ever.
@@ -228,7 +229,10 @@ class _StandIns:
         self._bytes_left = n_bytes
 
     def spend(self, n_bytes: int) -> None:
-        """Count bytes that the file creates; more than its size would mean that it tries to fill the memory."""
+        """Count bytes of objects that loading the file creates. Raises `DatasetError` if they exceed the file's size.
+
+        A file that exceeds it may have been made to fill the memory.
+        """
         self._bytes_left -= n_bytes
         if self._bytes_left < 0:
             raise DatasetError("the file creates more bytes than it has, which a verification file never does")
@@ -285,7 +289,7 @@ def _text(text: Any) -> str:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Loads a pickle that passed `check_steps`; the few names that it may use resolve to methods of `_StandIns`."""
+    """Loads a pickle that passed `check_steps`; calls methods of `_StandIns` for the few names that it may use."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__(io.BytesIO(data), encoding="bytes")  # strings of Python 2 are bytes

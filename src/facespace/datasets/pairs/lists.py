@@ -86,7 +86,7 @@ class PairList:
 
 
 class _Photos:
-    """The photos of a list in the order of their first appearance, each with its person."""
+    """The photos of a list of pairs, in the order in which they first appear, and the person on each photo."""
 
     def __init__(self) -> None:
         self.index: dict[str, int] = {}
@@ -146,7 +146,10 @@ def read_lfw_pairs(path: str | os.PathLike[str]) -> PairList:
 
 
 def _lfw_header(line: str, file: str) -> tuple[int | None, int]:
-    """Return the number of folds, or None, and the number of pairs of each kind in a fold."""
+    """Return the number of folds (None without folds), and n: a fold has n same-person pairs and n pairs of two people.
+
+    Without folds, the whole list has n pairs of each kind.
+    """
     numbers = line.split()
     if 1 <= len(numbers) <= 2 and all(map(_NUMBER.fullmatch, numbers)):
         return (int(numbers[0]) if len(numbers) == 2 else None), int(numbers[-1])
@@ -277,11 +280,12 @@ class _Table:
 
 
 def find_photos(pairs: PairList, root: str | os.PathLike[str]) -> list[Path | None]:
-    """Return for each photo its file below `root`, or None if the file is missing. Each folder is listed once.
+    """Return the file below `root` of each photo, or None if the file is missing. Each folder is listed once.
 
-    For a photo without a file ending, the endings of photos are tried, and `Name_0001_0.png`, the first face where all
-    faces of a photo were kept. For a photo with an ending, its crop (`.png`, `.jpg`, `.webp`) is tried too. Raises
-    `DatasetError` if `root` is not a folder, or if a folder in it cannot be listed.
+    For a photo without a file ending, such as `Name_0001`, all endings of photos are tried, and also `Name_0001_0.png`:
+    the crop of the first face, if all faces of a photo were cropped. For a photo with an ending, its crop is tried too,
+    which has the same name with the ending `.png`, `.jpg` or `.webp`. Raises `DatasetError` if `root` is not a folder,
+    or if a folder in it cannot be listed.
     """
     root = Path(root)
     if not root.is_dir():

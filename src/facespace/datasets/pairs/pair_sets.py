@@ -31,7 +31,7 @@ class PairSet:
 
 @dataclass(frozen=True, slots=True)
 class PairSource:
-    """The source of a `PairSet`: the list or `.bin` file at `path`, and the folder `root` of a list's photos or crops."""
+    """The source of a `PairSet`: `path`, a list or `.bin` file; for a list also `root`, the folder of its images."""
 
     path: Path
     kind: Literal["lfw", "csv", "bin"]
@@ -83,5 +83,5 @@ def binary_pairs(path: Path) -> PairSet:
 
 
 def read_pair_set(path: Path, root: Path | None, aligned: bool, spec: InputSpec) -> PairSet:
-    """Read pairs from a file of any kind; `root` is the folder of a list's photos, or of its crops if `aligned`."""
+    """Read a list of pairs or a `.bin` file. A list needs `root`, its folder of photos, or of crops if `aligned`."""
     return PairSource.of(path, root, aligned).read(spec)

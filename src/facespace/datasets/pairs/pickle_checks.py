@@ -74,7 +74,10 @@ def check_steps(data: bytes, known: Container[tuple[str, str]]) -> None:
 
 
 def _check_global(data: bytes, start: int, known: Container[tuple[str, str]]) -> int:
-    """Return the end of an instruction that asks for a name (two lines: module, name)."""
+    """Return the end of a GLOBAL instruction, which imports a name; its argument is two lines, module and name.
+
+    Raises `DatasetError` if the name is not in `known`.
+    """
     middle = data.find(b"\n", start)
     end = data.find(b"\n", middle + 1)
     if middle < 0 or end < 0:

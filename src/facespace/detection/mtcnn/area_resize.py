@@ -30,7 +30,8 @@ _BETWEEN = 1 << 19  # numbers kept between the two products, so that they stay i
 class _Run(NamedTuple):
     """Represents equally spaced blocks of a banded matrix.
 
-    Block k computes `size` outputs from number output + k·size on, out of `span` inputs from number start + k·stride on.
+    Block k computes `size` outputs, the first of them number output + k·size, from `span` inputs, the first of them
+    number start + k·stride.
     """
 
     output: int
@@ -42,7 +43,7 @@ class _Run(NamedTuple):
 
 
 def _taps(n: int, m: int, shrink: bool) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Return the first input (m,) and the weights (m, k) of every output when n samples are resized to m."""
+    """Return each output's first input (m,) and the weights (m, k) of the k inputs from there, to resize n to m."""
     scale = n / m
     index = np.arange(m)
     if shrink:
@@ -64,8 +65,8 @@ def _taps(n: int, m: int, shrink: bool) -> tuple[npt.NDArray[np.int64], npt.NDAr
 def _runs(n: int, m: int, shrink: bool, span: int) -> tuple[_Run, ...]:
     """Return the (m, n) matrix that resizes n samples to m, split into blocks of about `span` inputs along its band.
 
-    `shrink` means that neither side of the image grows, so the weights are those of area averaging. It matters even for
-    a side that keeps its length, because the weights of the bilinear variant differ.
+    `shrink` means that neither side of the image grows; the weights are then those of area averaging, else those of the
+    bilinear variant. The two differ even for a side that keeps its length.
     """
     first, taps = _taps(n, m, shrink)
     size = -(-m // max(1, round(n / span)))
@@ -80,7 +81,7 @@ def _runs(n: int, m: int, shrink: bool, span: int) -> tuple[_Run, ...]:
 
 
 def _run(output: int, size: int, n: int, first: npt.NDArray[np.int64], taps: npt.NDArray[np.float64]) -> _Run:
-    """Return a run with as many blocks as possible; `first` and `taps` belong to the outputs from number `output` on."""
+    """Return a run from output number `output` on, as long as possible; `first` and `taps` start at that output."""
     start = int(first[0])
     last = first + (taps.shape[1] - 1 - (taps[:, ::-1] > 0).argmax(axis=1))
     count = min(len(first) // size, max(1, np.searchsorted(last, start + _RUN) // size))
@@ -120,9 +121,10 @@ def area_resize(planes: npt.NDArray[Any], out: npt.NDArray[Any]) -> npt.NDArray[
 
 
 def area_crop(planes: npt.NDArray[Any], box: tuple[int, int, int, int], out: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Resize the box (top, left, height, width) of an image like `area_resize`; the image is black beyond its borders.
+    """Resize a box (top, left, height, width) of an image into `out`, like `area_resize`.
 
-    The products read a float32 image in place, because copying a small box would take as long as resizing it.
+    The image counts as black beyond its borders. A float32 image is read in place, without copying the box first,
+    because copying a small box would take as long as resizing it.
     """
     depth, n_rows, n_columns = planes.shape
     top, left, height, width = box
@@ -201,7 +203,7 @@ def _row_windows(
 
 
 def _columns_into(out: npt.NDArray[np.float32], run: _Run, lines: npt.NDArray[np.float32]) -> None:
-    """Compute the output columns of one run from `lines`, and write them to `out` (K, lines, count · size)."""
+    """Compute a run's output columns from `lines` (K, L, width), and write them to `out` (K, L, count · size)."""
     count, span, size = run.transposed.shape
     if count == 1:
         np.matmul(lines[:, :, run.start : run.start + span], run.transposed[0], out=out)

@@ -158,7 +158,7 @@ class MTCNN:
             return self._cascade(images, self._together)
 
     def _map_with_helpers(self, function: Callable[[Any], Any], inputs: Iterable[Any]) -> Iterator[Any]:
-        """Apply a function like `map`: helpers compute while this thread makes the inputs, then this thread joins in."""
+        """Apply a function like `map`, with helper threads. This thread makes the inputs and helps to compute."""
         if self._n_cores == 1:
             return map(function, inputs)
         outputs: list[Any] = []
@@ -277,7 +277,7 @@ class MTCNN:
         return np.split(regressed, np.searchsorted(photo[keep], np.arange(1, n_images)))
 
     def _decode(self, heads: Sequence[npt.NDArray[np.float32]], plan: Layout) -> _Candidates:
-        """Return the candidates above P-Net's threshold.
+        """Return the candidates that reach P-Net's threshold.
 
         `heads` are P-Net's outputs for K photos, an array (K,5,rows,columns) for each canvas.
         """
@@ -363,7 +363,7 @@ def _chunks(images: Iterable[Source]) -> Iterator[list[npt.NDArray[np.uint8]]]:
 
 
 def _planes(photos: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[Any]:
-    """Return K photos of one size as (K,3,H,W), in float32 as resizing needs it unless that takes too much memory."""
+    """Return K photos of one size as an array (K,3,H,W): float32, which resizing needs, or uint8 for large photos."""
     height, width, _ = photos[0].shape
     planes = np.empty((len(photos), 3, height, width), np.uint8)
     for k, photo in enumerate(photos):
@@ -377,7 +377,7 @@ def _suppressed(
 ) -> npt.NDArray[np.int64]:
     """Return the `candidates` (indices of boxes) that non-maximum suppression keeps.
 
-    It is applied to several sets: `candidates` are split into sets at the positions `ends`.
+    `candidates` are split into sets at the positions `ends`, and each set is suppressed by itself.
     """
     sets = [part for part in np.split(candidates, ends) if len(part)]
     kept = non_maximum_suppressions([boxes[part] for part in sets], [scores[part] for part in sets], threshold)
@@ -385,13 +385,13 @@ def _suppressed(
 
 
 def _probability(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Return p(face) in float32, the same as the softmax that the logit difference replaces."""
+    """Return the probability of a face: the sigmoid of the difference of the logits of `face` and `not face`."""
     result: npt.NDArray[np.float32] = np.reciprocal(1 + np.exp(-np.clip(logits, -80, 80)))
     return result
 
 
 def _regressed(boxes: Array, offsets: npt.NDArray[Any]) -> Array:
-    """Move each side by its offset, in units of the box's width or height (including both end pixels)."""
+    """Return boxes (n,4) with each side moved by its offset, in units of the box's width (x2 − x1 + 1) or height."""
     result: Array = boxes + offsets * np.tile(boxes[:, 2:] - boxes[:, :2] + 1, 2)
     return result
 

@@ -51,7 +51,7 @@ def _weights(file_name: str) -> Weights:
 
 
 class _Builder:
-    """Builder of an ONNX graph from MTCNN's layers; `x` is the input of the next layer, with `channels` channels."""
+    """Builds an ONNX graph from MTCNN's layers. `x` names the next layer's input, which has `channels` channels."""
 
     def __init__(self, weights: Weights) -> None:
         self.graph = GraphBuilder()
@@ -75,7 +75,7 @@ class _Builder:
         self.channels = len(bias)
 
     def conv(self, layer: str, *, normalise: bool = False) -> None:
-        """Add a convolution. Output channels of zeros are added until their number is a multiple of `_BLOCK`."""
+        """Add a convolution. Channels of zeros are appended, so that their number is a multiple of `_BLOCK`."""
         kernel, bias = self.kernel(layer, normalise=normalise)
         outputs, inputs = -len(kernel) % _BLOCK, self.channels - kernel.shape[1]
         self.convolve(np.pad(kernel, ((0, outputs), (0, inputs), (0, 0), (0, 0))), np.pad(bias, (0, outputs)))
@@ -89,7 +89,7 @@ class _Builder:
         )
 
     def pool(self, size: int, *, same: bool) -> None:
-        """Add a max pooling with stride 2. Windows that are half outside the map are kept if `same`, else dropped."""
+        """Add a max pooling with stride 2. Windows that extend beyond the map are kept if `same`, else dropped."""
         self.x = self.graph.node(
             "MaxPool",
             [self.x],
@@ -112,7 +112,7 @@ class _Builder:
         self.x = self.graph.node("PRelu", [self.x, self.constant(self.weights[slope])])
 
     def heads(self, score: str, *others: str) -> None:
-        """Add one matrix product that computes all outputs: the logit difference, then those of the layers `others`."""
+        """Add one matrix product for all outputs: the logit difference of layer `score`, then those of `others`."""
         outputs = [_difference(self.weights, score, axis=1)] + [
             (self.weights[f"{layer}/kernel:0"], self.weights[f"{layer}/bias:0"]) for layer in others
         ]
@@ -189,9 +189,9 @@ def proposal_network(device: Device = "auto") -> OnnxNetwork:
 def refinement_network(device: Device = "auto") -> OnnxNetwork:
     """Return R-Net: `crops` (n,3,24,24) float32, 0 to 255 → (n,5): logit, four offsets.
 
-    Plain ONNX Runtime needs another pass over all values for slopes above 1 in the first PReLU. So a channel x with such a
-    slope a is pooled twice: as x, and as ReLU(x) in a channel that would be empty. The next convolution computes
-    PReLU(x) = a·x + (1 − a)·ReLU(x) from the two.
+    If the first PReLU had slopes above 1, plain ONNX Runtime would need another pass over all values. So each channel x
+    with a slope a above 1 is computed twice: x, and ReLU(x) in a channel that would otherwise be padding. Both are
+    pooled, and the next convolution computes PReLU(x) = a·x + (1 − a)·ReLU(x) from them.
     """
     net = _Builder(_weights("rnet.onnx"))
     net.x = net.graph.input("crops", np.float32, ["n", 3, 24, 24])

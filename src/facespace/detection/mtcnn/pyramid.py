@@ -56,8 +56,8 @@ class Layout:
     """Represents the layout of the pyramid of one photo size on its canvases.
 
     For every canvas, `owners` has the index of the tile that each P-Net cell belongs to, or −1; `masks` (H,CANVAS) is 1
-    where the pooling must ignore the first convolution's output, else 0. `origins` (T,4) has for each of T tiles its
-    level, the pixel (y, x) of that level at the canvas's corner, and the level's scale.
+    where the pooling must ignore the first convolution's output, else 0. `origins` (T,4) has for each of T tiles: its
+    level, the position y and x in that level of the canvas's top left corner, and the level's scale.
     """
 
     levels: tuple[Level, ...]
@@ -67,7 +67,7 @@ class Layout:
     masks: tuple[npt.NDArray[np.uint8], ...]
 
     def mirrored(self, level: int, row: int, column: int) -> tuple[int, int, int]:
-        """Return the canvas, and the row and column there, of the cell that mirrors a level's cell from left to right."""
+        """Return (canvas, row, column) of the P-Net cell that mirrors a cell (`row`, `column`) left to right."""
         column = _n_cells(self.levels[level].width) - 1 - column
         for tile in self.tiles:
             y, x = row - tile.top // 2, column - tile.left // 2
@@ -81,7 +81,7 @@ class Layout:
 
 
 def pyramid(height: int, width: int, *, min_size: float, factor: float) -> list[Level]:
-    """Return the levels of the 2018 detector: scale_k = 12/min_size · factor^k, while both sides are at least 12 px.
+    """Return the levels with the scales of the 2018 detector: 12/min_size · factor^k, while no side is below 12 px.
 
     >>> [(level.height, level.width) for level in pyramid(40, 60, min_size=20, factor=0.709)]
     [(24, 36), (18, 26), (13, 19)]
@@ -98,7 +98,7 @@ def pyramid(height: int, width: int, *, min_size: float, factor: float) -> list[
 
 @functools.lru_cache(maxsize=64)
 def layout(height: int, width: int, min_size: float, factor: float) -> Layout:
-    """Return the layout for photos of one size; it is cached for the next photo of that size."""
+    """Return the layout for photos of one size; layouts are cached."""
     levels = tuple(pyramid(height, width, min_size=min_size, factor=factor))
     tiles, heights = _pack(levels)
     owners = tuple(np.full((high // 2 - 5, CANVAS // 2 - 5), -1, np.int32) for high in heights)
@@ -158,7 +158,10 @@ def _pack(levels: tuple[Level, ...]) -> tuple[list[Tile], list[int]]:
 
 
 def _place(skyline: npt.NDArray[np.int64], height: int, width: int) -> tuple[int, int] | None:
-    """Place a tile on a skyline and update it. Return (y, x) in units of two pixels, or None if there is no space."""
+    """Find a place for a tile on a canvas and return it as (y, x), or None if there is no space.
+
+    `skyline` has the height of the used part of each column, and is updated. All lengths are in units of two pixels.
+    """
     heights = np.lib.stride_tricks.sliding_window_view(skyline, width).max(axis=1)
     x = int(heights.argmin())
     y = int(heights[x])

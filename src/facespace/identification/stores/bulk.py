@@ -19,9 +19,9 @@ _N_ATTEMPTS = 20
 def people_of(store: Store) -> Iterator[PersonRecord]:
     """Yield all people of a collection with their photos, by name.
 
-    A few hundred people are read at a time, each in one consistent state. People who are renamed, or whose photos move,
-    during the read may be missing or occur twice: compare `store.version()` before and after. Raise `GalleryError`
-    if the store cannot be read.
+    The photos of a few hundred people are read at a time, in SQL stores in one transaction. People who are renamed
+    during the read, or photos that are moved to another person, may be missing or occur twice: compare
+    `store.version()` before and after. Raise `GalleryError` if the store cannot be read.
     """
     after = ""
     # With encrypted names, reading one page takes as long as reading all people.

@@ -81,7 +81,7 @@ class Cursor:
         return key
 
     def _check(self, values: Sequence[Any]) -> None:
-        """Raise `GalleryError` for values that cannot be sent, since half a message would break the connection."""
+        """Raise `GalleryError` for values that cannot be sent; an error amid sending would break the connection."""
         try:
             if any("\0" in value.encode().decode() for value in values if isinstance(value, str)):
                 raise GalleryError(f"{self._address.name}: a text with a NUL cannot be stored")
@@ -95,7 +95,7 @@ class Cursor:
 
 
 class Connections:
-    """Up to eight connections of this process; threads wait for a free one. A child opens its own after `fork`."""
+    """Up to eight connections of this process; threads wait for a free one. After `fork`, the child opens its own."""
 
     def __init__(self, address: Address) -> None:
         self.address = address
@@ -112,7 +112,7 @@ class Connections:
 
     @contextlib.contextmanager
     def lent(self, begin: str) -> Iterator[Cursor]:
-        """Lend a connection on which `begin` was run; a lost connection is replaced by a new one."""
+        """Lend a connection after running the statement `begin` on it; if the connection is lost, open a new one."""
         if self._pid != os.getpid():
             self._inherited = self._idle  # the parent still uses them, so keep them open and referenced here
             self._begin()
@@ -290,9 +290,10 @@ def _socket(address: Address) -> socket.socket:
 
 
 def _tls(address: Address) -> ssl.SSLContext:
-    """Return the TLS context of an sslmode as libpq defines it.
+    """Return the TLS context for the address's `sslmode`, whose values mean what they mean in libpq.
 
-    `require` encrypts, and with a root certificate it also checks like `verify-ca`; `verify-full` checks the name too.
+    `verify-ca` checks the server's certificate; `verify-full` checks the host name too. `require` only encrypts, but
+    with a root certificate it is like `verify-ca`.
     """
     context = ssl.create_default_context()
     context.check_hostname = address.sslmode == "verify-full"
@@ -308,7 +309,7 @@ def _tls(address: Address) -> ssl.SSLContext:
 
 @contextlib.contextmanager
 def answers(address: Address) -> Iterator[None]:
-    """Convert the driver's errors to one line: `Lost` for a broken connection, `GalleryError` for all other errors."""
+    """Convert the driver's errors to one-line errors: `Lost` for a broken connection, else another `GalleryError`."""
     from pg8000.exceptions import DatabaseError, Error
 
     try:

@@ -101,7 +101,7 @@ def search_vector(cursor: Cursor, address: Address) -> None:
 
 
 def migrate(cursor: Cursor, address: Address) -> int:
-    """Create the tables or migrate them to this version, within a transaction; return the version they had."""
+    """Create the tables or migrate them to `VERSION`, within a transaction; return the version before, 0 if none."""
     cursor.once("SELECT pg_advisory_xact_lock(?::int, 0)", (_LOCK,))
     version = check(cursor, address)  # another process may have migrated them meanwhile
     if version == VERSION:

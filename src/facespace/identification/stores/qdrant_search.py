@@ -16,7 +16,7 @@ _N_EXTRA = 8  # additional rows that are requested, because exact similarities m
 
 
 def nearest_people(ledger: Ledger, probes: npt.NDArray[np.float32], k: int) -> Nearest:
-    """Return the k most similar people of each probe (N,D), found by the server and ranked by exact similarities."""
+    """Return the k people most similar to each probe (N,D): the server finds them, exact similarities rank them."""
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
     probes = np.ascontiguousarray(probes, np.float32)
@@ -41,7 +41,7 @@ def nearest_people(ledger: Ledger, probes: npt.NDArray[np.float32], k: int) -> N
 
 
 def _rank(ledger: Ledger, probe: npt.NDArray[np.float32], records: Sequence[Any], best: Nearest) -> int:
-    """Write the best of the rows for one probe (D,) into `best` (k,); return the number of people the rows belong to."""
+    """Write the k people in `records` most similar to a probe (D,) into `best` (k,); return the number in `records`."""
     reader = ledger.reader
     vectors = reader.vectors(records, len(probe)).astype(np.float32)
     ids = np.array([reader.integer(reader.field(one, "person")) for one in records], np.int64)

@@ -35,8 +35,9 @@ _CANDIDATES_PER_MILLION = 2000  # as in `people_index`, whose sketches have as m
 class Address:
     """The address of a server with its options.
 
-    `replicas` is the number of nodes that store each point of a new collection. `quantize` says whether searches compare
-    1-bit vectors before exact ones, and `timeout` is the time limit of a request in seconds.
+    `replicas` is the number of nodes that store each point of a new collection. `quantize` says whether a search first
+    compares vectors of one bit per dimension and then compares the best of them exactly; `timeout` is the time limit of
+    a request in seconds.
     """
 
     url: str
@@ -163,7 +164,7 @@ class Server:
     def dimension(self, collection: str) -> int | None:
         """Return the dimension of a collection's vectors; None if there is no such collection.
 
-        If the collection has several replicas, all later reads ask a majority of them.
+        If the collection has several replicas, each later read asks a majority of them.
         """
         with self._errors():
             if not self._client.collection_exists(collection):
@@ -268,7 +269,10 @@ class Server:
     def nearest(
         self, collection: str, probes: Sequence[list[float]], limit: int, condition: Any, n_rows: int
     ) -> list[list[Any]]:
-        """Return the `limit` most similar of about `n_rows` points for each probe, with payloads and vectors."""
+        """Return the `limit` points most similar to each probe that meet the condition, with payloads and vectors.
+
+        `n_rows` is the approximate number of points to search; for more points, more candidates are compared.
+        """
         n = max(_MIN_CANDIDATES, _CANDIDATES_PER_MILLION * n_rows // 1_000_000) + 8 * limit
         params: Any = models.SearchParams(hnsw_ef=n)
         if self.address.quantize:

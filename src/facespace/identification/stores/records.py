@@ -48,7 +48,7 @@ class Counts(NamedTuple):
     remarks: tuple[str, ...] = ()
 
     def plus(self, other: Counts) -> Counts:
-        """Return the sums of these counts and `other`.
+        """Return the sum of each count and the same count in `other`, and the remarks of both.
 
         >>> Counts(1, remarks=("a",)).plus(Counts(2, 3)).new_people
         3
@@ -71,11 +71,12 @@ class Joined(NamedTuple):
 def joined(
     record: PersonRecord, held: PersonState | None, digests: Collection[str], is_free: Callable[[str], bool]
 ) -> Joined:
-    """Merge `record` with the person of the same name in a store; merging twice gives the same result.
+    """Merge `record` with the person of the same name in a store; merging again changes nothing.
 
-    `held` is the state of that person in the store, or None; `digests` are those of the person's photos there. New photos
-    are added, except those that were rejected in the store. If `record` and the store both have a value for a field, the
-    store's value is kept. `is_free` says whether no other person in the store has an external id.
+    `held` is that person's state in the store, or None if there is no such person; `digests` are the digests of the
+    person's photos there. New photos are added, except those that were rejected in the store. If `record` and the store
+    both have a value for a field, the store's value is kept. `is_free` takes an external id and returns whether no
+    other person in the store has it.
     """
     remarks: tuple[str, ...] = ()
     external_id = record.state.external_id if held is None else held.external_id or record.state.external_id

@@ -39,7 +39,7 @@ _VALUES_PER_STATEMENT = 500  # ids in one statement
 
 
 class SqlStore(SqlValues):
-    """A store in an SQL database; subclasses provide its cursor by `_read` and `_write`."""
+    """A store in an SQL database. Subclasses implement `_read` and `_write`, which give cursors of the database."""
 
     def __init__(self, collection: str) -> None:
         super().__init__(collection)
@@ -51,7 +51,7 @@ class SqlStore(SqlValues):
 
     @abstractmethod
     def _write(self) -> contextlib.AbstractContextManager[Cursor]:
-        """Enter an atomic write transaction, one at a time; changes are on disk when the context ends without an error."""
+        """Enter an atomic write transaction; others wait. Changes are on disk once the context ends without error."""
 
     @abstractmethod
     def _people_changed(self, cursor: Cursor, people: Sequence[int]) -> None:
@@ -159,7 +159,10 @@ class SqlStore(SqlValues):
         return people[0] if people else None
 
     def _of_table(self, rows: Iterable[Row]) -> Iterator[Row]:
-        """Yield the columns of rows found by an index; raise `GalleryError` if the table and the index differ."""
+        """Yield the rows that an index has found, without their last three columns, which serve only the check.
+
+        Raises `GalleryError` if the table and the index disagree about a row.
+        """
         for *columns, gone, name, indexed in rows:
             if gone is not None or name != indexed:
                 raise self._damaged("names in the table and in its index differ; was it copied during a change?")

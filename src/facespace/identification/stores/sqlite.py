@@ -44,9 +44,9 @@ _MAX_VALUE = 64 * 2**20  # bytes of one value in a file
 class SQLiteStore(SqlStore):
     """One collection of an SQLite file.
 
-    `create` creates a missing file and a missing collection; without it, raise `GalleryError` if one is missing. A file that
-    is not a gallery, is damaged, or was copied during a change, also raises `GalleryError` and is left unchanged. Files of
-    older formats are converted to the present one, and `remarks` report it. A store can be shared between threads; a child
+    With `create`, a missing file or collection is created; without, it raises `GalleryError`. A file that is not a
+    gallery, is damaged, or was copied during a change also raises `GalleryError` and is left unchanged. A file of an
+    older format is converted to the present one, and `remarks` says so. A store can be shared between threads; a child
     process must open the file again after `fork`.
     """
 
@@ -121,7 +121,8 @@ class SQLiteStore(SqlStore):
     def _cut_off(self) -> None:
         """Truncate pages that a process left at the end of the file because it was killed while shortening it.
 
-        The file is truncated by its name: closing another descriptor of it would release this process's locks (POSIX).
+        The file is truncated by its name, not by a descriptor: by the rules of POSIX, closing a descriptor would
+        release all locks that this process has on the file.
         """
         with self._write_raw() as connection:
             (n_pages,) = connection.execute("PRAGMA page_count").fetchone()
@@ -148,9 +149,9 @@ class SQLiteStore(SqlStore):
     # Transactions
 
     def _retried(self, work: Any) -> Any:
-        """Return the result of `work`, retrying while the file is locked.
+        """Return the result of `work`, retrying for a limited time while the file is locked.
 
-        SQLite fails at once if waiting would make two processes wait for each other.
+        SQLite's own waiting is not enough: it fails at once if two processes would wait for each other.
         """
         deadline = time.monotonic() + _BUSY_SECONDS
         while True:
@@ -207,7 +208,7 @@ class SQLiteStore(SqlStore):
 
     @contextlib.contextmanager
     def _errors(self, written: Path | None = None) -> Iterator[None]:
-        """Convert SQLite's errors to one-line `GalleryError`s; `written` is the file to name if it is not the gallery."""
+        """Convert SQLite's errors to one-line `GalleryError`s, which name `written`, or the gallery if it is None."""
         path = written or self.path
         try:
             yield
@@ -256,7 +257,7 @@ class SQLiteStore(SqlStore):
         return self._people(probes.shape[1]).nearest(probes, k)
 
     def _people(self, dimension: int) -> PeopleIndex:
-        """Return the index of all people in the file: read completely once, then only the changes."""
+        """Return an index of all people in the collection; reads them completely once, later only the changes."""
         with self._index_lock:
             index, changes = self._index, None
             with self._read() as cursor:
@@ -273,7 +274,7 @@ class SQLiteStore(SqlStore):
             return index
 
     def _second_cursor(self, cursor: SQLiteCursor) -> SQLiteCursor | None:
-        """Return a cursor for another thread, on its own connection, that reads the same state; None if that fails."""
+        """Return a cursor for another thread, on its own connection, reading the same state as `cursor`, or None."""
         connection = None
         try:
             connection = _connect(self.path, seconds=0)
@@ -294,7 +295,7 @@ class SQLiteStore(SqlStore):
         """Do nothing: the index is updated at the next search."""
 
     def copy_to(self, path: str | os.PathLike[str]) -> None:
-        """Write a consistent copy of the whole file, even if it is changed meanwhile; the copy appears when complete."""
+        """Copy the whole file in a consistent state, even if it is changed meanwhile; `path` appears when complete."""
         target = Path(path)
         if target.exists():
             raise GalleryError(f"{target}: already exists; choose another name")

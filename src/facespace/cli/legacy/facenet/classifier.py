@@ -142,7 +142,7 @@ def _model(given: str) -> Embedder:
 
 
 def _chosen(root: Path, arguments: argparse.Namespace | None = None, *, train: bool = False) -> set[str]:
-    """Return the images of class folders to train or test on, and print how many there are.
+    """Return the paths of images in class folders to train or test on, and print how many there are.
 
     With `--use_split_dataset`, only the training or the test part is returned. Raises `DatasetError` if no image is left.
     """
@@ -188,7 +188,7 @@ def _shape_of_crops(root: Path) -> tuple[int, int] | None:
 
 
 def _aligned_option(root: Path, embedder: Embedder) -> tuple[str, ...]:
-    """Return the option `--aligned` if the folder contains crops but no record (align.json) that says so."""
+    """Return the option `--aligned` if the folder contains crops but no record of them (align.json), else no option."""
     from facespace.faces.crops import may_be_cut
 
     size = _shape_of_crops(root) if root.is_dir() else None

@@ -67,7 +67,9 @@ def main(argv: list[str]) -> None:
 
 
 def losses(arguments: Any) -> list[dict[str, Any]]:
-    """Return the loss terms that the flags describe. `center_loss_alfa` is 1 minus the rate at which centres move.
+    """Return the loss terms that the flags describe.
+
+    The centre loss moves the class centres at the rate 1 − `center_loss_alfa`.
 
     Raises `RecipeError` for a value out of range.
     """

@@ -11,7 +11,7 @@ _MAX_IMAGES = 4
 
 
 def main(argv: list[str]) -> None:
-    """Train with the recipe that the flags describe. A rate of −1 in the schedule ends training."""
+    """Train with the recipe that the flags describe. A learning rate of −1 in the schedule ends training."""
     parser = Program("facenet train_tripletloss", "Train a network with triplet loss.")
     from facespace.cli.legacy import trainers
     from facespace.formats.torch_files import require_torch

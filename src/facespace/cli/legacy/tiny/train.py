@@ -19,7 +19,7 @@ _DROPS = (40_000, 60_000, 80_000)  # steps of 512 images after which the learnin
 
 
 def main(argv: list[str]) -> None:
-    """Train with the recipe that the flags describe. The learning rate drops at the intended steps; see `_steps`."""
+    """Train with the recipe that the flags describe. `_steps` explains when the learning rate drops."""
     parser = Program("tiny train", "Train ResNet-50 with ArcFace (margin 0.5, scale 64).")
     parser.add_argument("--tfrecords", required=True, help="tran.tfrecords, or a dataset in any supported format.")
     parser.flags(
@@ -91,10 +91,11 @@ def rates_of(words: list[str]) -> list[float]:
 
 
 def _steps(n_steps: int, batch_size: int, rates: list[float]) -> dict[str, Any]:
-    """Return the recipe's keys for the schedule, and for epochs of 100 steps. A checkpoint is saved after every epoch.
+    """Return the recipe's keys `epoch_size`, `n_epochs` and `schedule` for `n_steps` steps.
 
-    The rate drops after 40,000, 60,000 and 80,000 steps of 512 images. The old program counted every step twice, so its
-    rate dropped after half as many steps.
+    An epoch has 100 steps, because a checkpoint is saved after every epoch. The learning rate drops after 40,000,
+    60,000 and 80,000 steps of 512 images; with smaller batches, after proportionally more steps. The old program
+    counted every step twice, so its rate dropped after half as many steps.
     """
     each = min(_EVERY, n_steps)
     factor = max(512 // batch_size, 1)
