@@ -27,11 +27,11 @@ _MIN = -(2**63)
 # the error. SQLite sorts bytes after any text, and text after any number; comparing is faster than asking for the types.
 _ROWS = """
 SELECT face.id AS photo, person.id AS person, face.quality AS quality, face.vector AS vector,
-  face.id >= 0 AND person.id >= 0 AND face.vector >= x'' AND length(face.vector) = ?1
+  face.id >= 0 AND person.id >= 0 AND face.vector >= x'' AND length(face.vector) = ?
   AND (face.quality IS NULL OR face.quality BETWEEN 0 AND 1) AS fits
 FROM face CROSS JOIN person ON person.id = face.person
-WHERE face.id > ?2 AND face.id <= ?3 AND face.gone IS NULL AND person.gone IS NULL AND person.collection = ?4
-ORDER BY face.id LIMIT ?5
+WHERE face.id > ? AND face.id <= ? AND face.gone IS NULL AND person.gone IS NULL AND person.collection = ?
+ORDER BY face.id LIMIT ?
 """
 # A quality is returned as an integer number of these parts, which is exact for float32 and faster than a decimal fraction.
 _QUALITY = 2**24
