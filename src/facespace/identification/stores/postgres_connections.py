@@ -49,8 +49,8 @@ class Lost(GalleryError):
 class Cursor:
     """Runs statements on one connection, with `?` as the placeholder for values."""
 
-    def __init__(self, connection: Any, address: Address) -> None:
-        self._connection, self._address = connection, address
+    def __init__(self, connection: Any, link: socket.socket, address: Address) -> None:
+        self._connection, self._link, self._address = connection, link, address
         self._prepared: dict[str, Any] = {}
 
     def rows(self, sql: str, values: Sequence[Any] = ()) -> list[Row]:
@@ -92,6 +92,7 @@ class Cursor:
         """Close the connection, broken or not."""
         with contextlib.suppress(Exception):
             self._connection.close()
+        _close(self._link)
 
 
 class Connections:
@@ -221,7 +222,7 @@ def connect(address: Address, *, statement_timeout: float | None = None) -> Curs
                 address.user, host=address.host, database=address.database, password=address.password or "", sock=link,
                 ssl_context=False, application_name=address.application_name,
             )  # fmt: skip
-            cursor = Cursor(connection, address)
+            cursor = Cursor(connection, link, address)
             # A frozen server does not apply its own statement timeout.
             link.settimeout(timeout + address.connect_timeout if timeout else None)
             values = (
@@ -239,9 +240,16 @@ def connect(address: Address, *, statement_timeout: float | None = None) -> Curs
                 "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
             )
     except BaseException:
-        link.close()
+        _close(link)
         raise
     return cursor
+
+
+def _close(link: socket.socket) -> None:
+    """Close a socket at once, although pg8000's file object, which would keep it open, may still refer to it."""
+    link.close()
+    if (descriptor := link.detach()) != -1:
+        socket.close(descriptor)
 
 
 def _socket(address: Address) -> socket.socket:
