@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -120,8 +121,11 @@ def test_damage_is_an_error(tmp_path: Path, damage: str) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute(damage)
     connection.close()
-    with pytest.raises(GalleryError, match=r"people.gallery: damaged"):
-        list(people_of(SQLiteStore(path)))
+    with (
+        contextlib.closing(SQLiteStore(path)) as store,
+        pytest.raises(GalleryError, match=r"people.gallery: damaged"),
+    ):
+        list(people_of(store))
 
 
 def test_vectors_are_exact(store: SQLiteStore) -> None:

@@ -422,6 +422,7 @@ def test_a_limit_on_the_size_of_files(path: Path, limit: int) -> None:
 
 _AS_NOBODY = """
 import json, os, sys
+import urllib.parse  # pathlib imports it at its first use, when this process may no longer read Python's folder
 from facespace.errors import GalleryError
 from facespace.identification import edits
 from facespace.identification.stores.sqlite import SQLiteStore

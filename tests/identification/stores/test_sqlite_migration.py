@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sqlite3
@@ -100,7 +101,8 @@ def test_room_is_given_back(path: Path) -> None:
     SQLiteStore(path).close()
     assert path.stat().st_size < 0.7 * before
     assert random_entry(3, 512).embedding.astype("<f4").tobytes()[:64] not in path.read_bytes()
-    assert sqlite3.connect(path).execute("PRAGMA page_size").fetchone() == (8192,)
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA page_size").fetchone() == (8192,)
 
 
 @FORMATS
@@ -129,7 +131,8 @@ def test_damage_is_reported_and_the_old_file_stays(path: Path, version: int, sta
     old_file(path, version, log=False)
     damage(path, statement)
     refused(path, match)
-    assert sqlite3.connect(path).execute("PRAGMA user_version").fetchone() == (version,)
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (version,)
 
 
 def test_a_truncated_old_file(path: Path) -> None:
@@ -159,7 +162,8 @@ def test_no_room_to_migrate(path: Path, monkeypatch: pytest.MonkeyPatch) -> None
                 GalleryError, match="database or disk is full; make room and start the same command again"
             ):
                 SQLiteStore(path)
-            assert connect(path).execute("SELECT count(*) FROM face").fetchone() == (118,)
+            with contextlib.closing(connect(path)) as whole:
+                assert whole.execute("SELECT count(*) FROM face").fetchone() == (118,)
     store = SQLiteStore(path)
     assert store.count() == 59
     store.close()
