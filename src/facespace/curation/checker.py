@@ -43,7 +43,7 @@ class Labels:
 
     `own` (N,) is an image's similarity to the centre of the other images of its identity; NaN if there are none.
     `other` (N,) and `nearest` (N,) are the similarity and the label of the nearest centre of another person; both are
-    −1 if there is none. `far` and `closer` (N,) tell for which of two reasons a label is suspicious. `centres` (P,D)
+    −1 if no other person has one. `far` and `closer` (N,) tell for which of two reasons a label is suspicious. `centres` (P,D)
     are unit vectors, or zero for an identity without images; `counts` (P,) is the number of pictures that each centre
     averages. `same_people` lists (identity, identity, similarity) for identities with similar centres. `wrong_labels`
     defines the reasons, and `median` m, `spread` σ, `stranger_mean` μ and `stranger_spread` τ.

@@ -80,7 +80,7 @@ def fingerprint(person: StoredPerson, photos: Sequence[StoredPhoto]) -> str:
 
 
 def person_called(store: Store, who: PersonRef) -> StoredPerson:
-    """Return the person `who`; raise `UnknownPerson` if there is none, `Stale` if the fingerprint of `who` differs."""
+    """Return the person `who`; raise `UnknownPerson` if the store lacks it, `Stale` if its fingerprint differs."""
     if not isinstance(who, Seen):
         found = store.find(name := clean_name(who))
         if found is None:
