@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 from collections.abc import Iterator
 
@@ -29,6 +30,9 @@ def join(device: str) -> torch.device:
     No group is joined if `WORLD_SIZE` is 1 or not set. GPUs communicate by NCCL, processors by gloo.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not _is_distributed():
+        # DDP imports this module. Its functions' default arguments keep the process group that exists at that moment, and
+        # with it gloo's threads, which can then abort the process at its end ("terminate called without an active exception").
+        importlib.import_module("torch.distributed.nn.functional")
         distributed.init_process_group("nccl" if device == "cuda" else "gloo")
     if device != "cuda":
         return torch.device(device)
@@ -38,7 +42,7 @@ def join(device: str) -> torch.device:
 
 
 def leave() -> None:
-    """Leave the process group."""
+    """Leave the process group. Its threads end as soon as no network in DDP uses it."""
     if _is_distributed():
         distributed.destroy_process_group()
 
