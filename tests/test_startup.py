@@ -14,7 +14,7 @@ HEAVY = {
     "numpy",
     "PIL",
     "onnxruntime",
-    "onnxruntime_ep_openvino",
+    "openvino",
     "torch",
     "google.protobuf",
     "matplotlib",
@@ -66,4 +66,4 @@ def test_a_gallery_is_listed_without_a_network(tmp_path: Path) -> None:
         tmp_path,
     )
     assert "facespace.identification.gallery" in modules
-    assert not modules & {"onnxruntime", "onnxruntime_ep_openvino", "torch"}
+    assert not modules & {"onnxruntime", "openvino", "torch"}

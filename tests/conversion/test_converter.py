@@ -23,7 +23,7 @@ from facespace.formats.tf_graph import GraphDef, new_constant, new_node, parse_g
 from facespace.formats.torch_files import as_safetensors
 from facespace.models.folder import ONNX, WEIGHTS, read_backbone, read_record
 from facespace.models.zoo import MODELS, locate
-from facespace.runtime.onnx_network import openvino_device
+from facespace.runtime.openvino_session import openvino_problem
 from support.onnx_files import with_weights_beside
 from support.tf_graphs import Graph as TensorflowGraph
 
@@ -253,7 +253,7 @@ def of_colours(crops: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
 @pytest.mark.parametrize("silent", [False, True])
 def test_an_onnx_network_of_one_crop_that_declares_a_free_batch_size(tmp_path, monkeypatch, runtime, silent):
-    if runtime == "openvino" and not openvino_device():
+    if runtime == "openvino" and openvino_problem():
         pytest.skip("no OpenVINO")
     monkeypatch.setenv("FACESPACE_RUNTIME", runtime)
     (tmp_path / "n.onnx").write_bytes(of_one_crop(silent=silent))

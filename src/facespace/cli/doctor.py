@@ -16,7 +16,7 @@ _PACKAGES = (
     "numpy",
     "pillow",
     "onnxruntime",
-    "onnxruntime-ep-openvino",
+    "openvino",
     "protobuf",
     "threadpoolctl",
     "torch",
@@ -41,7 +41,7 @@ def doctor() -> None:
 
     from facespace.models.zoo import home
     from facespace.runtime.cores import usable_cores
-    from facespace.runtime.onnx_network import openvino_problem
+    from facespace.runtime.openvino_session import openvino_problem
 
     problem = openvino_problem()
     write_line(f"cores        {usable_cores()}")
