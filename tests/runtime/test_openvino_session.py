@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -128,6 +131,30 @@ def test_only_onnx_is_read(data: bytes) -> None:
 
 
 @needed
+def test_nothing_is_sent_and_no_file_is_written(tmp_path: Path) -> None:
+    """The package brings openvino-telemetry, which sends each import to its makers from a thread of its own."""
+    code = """
+import os, socket, threading
+calls = []
+for name in ("connect", "connect_ex", "sendto"):
+    setattr(socket.socket, name, lambda *arguments: calls.append(arguments))
+socket.getaddrinfo = lambda *arguments, **options: calls.append(arguments) or []
+import numpy as np, facespace
+embedder = facespace.Embedder.load("sface")
+assert embedder.runtime == "openvino"
+embedder.represent(np.zeros((40, 112, 112, 3), np.uint8))
+threads = [thread.name for thread in threading.enumerate()]
+assert all(name == "MainThread" or "facespace" in name for name in threads), threads
+assert not calls, calls
+"""
+    environment = {**os.environ, "HOME": str(tmp_path), "FACESPACE_RUNTIME": "openvino"}
+    environment.pop("FACESPACE_HOME", None)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.rglob("*")) == []
+
+
+@needed
 def test_onnx_runtime_computes_what_openvino_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: object, **options: object) -> None:
         raise RuntimeError("no such operator")
@@ -144,6 +171,7 @@ def test_why_openvino_is_not_used(monkeypatch: pytest.MonkeyPatch, name: str) ->
     def missing(wanted: str) -> None:
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
+    monkeypatch.delitem(sys.modules, "openvino", raising=False)
     monkeypatch.setattr(openvino_session.importlib, "import_module", missing)
     openvino_problem.cache_clear()
     try:

@@ -6,6 +6,7 @@ import functools
 import importlib
 import io
 import queue
+import sys
 import threading
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from facespace.runtime.cores import are_cores_limited, usable_cores
 from facespace.runtime.forks import call_after_fork, never_destroy
 
 _DEVICE = "CPU"
+_TELEMETRY = "openvino_telemetry"
 _LOCATION = (
     "Exception from ",
     "Check '",
@@ -94,16 +96,31 @@ class _OpenVino:
 
     def __init__(self) -> None:
         self._core: Any = None
+        self._importing = threading.Lock()
         call_after_fork(self)
 
     def after_fork(self) -> None:
         never_destroy(self._core)
-        self._core = None
+        self._core, self._importing = None, threading.Lock()
 
     def core(self) -> Any:
         if self._core is None:
-            self._core = importlib.import_module("openvino").Core()
+            self._core = self.package().Core()
         return self._core
+
+    def package(self) -> Any:
+        """Import openvino without openvino_telemetry, which would report each import to its makers over the network."""
+        with self._importing:
+            if "openvino" in sys.modules:
+                return sys.modules["openvino"]
+            kept = sys.modules.pop(_TELEMETRY, None)
+            sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # importing it fails, and openvino does without
+            try:
+                return importlib.import_module("openvino")
+            finally:
+                del sys.modules[_TELEMETRY]
+                if kept is not None:
+                    sys.modules[_TELEMETRY] = kept
 
 
 _OPENVINO = _OpenVino()
@@ -113,7 +130,7 @@ _OPENVINO = _OpenVino()
 def openvino_problem() -> str:
     """Return why OpenVINO cannot be used here; empty if it can."""
     try:
-        importlib.import_module("openvino")
+        _OPENVINO.package()
     except ImportError as error:
         return "the package openvino is not installed" if error.name == "openvino" else str(error).splitlines()[0]
     try:
@@ -135,7 +152,7 @@ def _compile(model: Any, config: dict[str, str]) -> Any:
 
 def _read(model: bytes) -> Any:
     """Read an ONNX model. `Core.read_model` would accept other formats too, which nothing here has checked."""
-    frontend = importlib.import_module("openvino.frontend").FrontEndManager().load_by_framework("onnx")
+    frontend = _OPENVINO.package().frontend.FrontEndManager().load_by_framework("onnx")
     read = frontend.convert(frontend.load(io.BytesIO(model)))
     if not read.outputs:
         raise RuntimeError("the model has no output")
