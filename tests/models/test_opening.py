@@ -206,11 +206,11 @@ def test_an_embedder_warns_of_an_assumption_and_stores_it(tmp_path: Path) -> Non
     assert Embedder.load(tmp_path / "w.safetensors").remarks == ()
 
 
-@pytest.mark.parametrize(("model", "most"), [("casia-webface", 16), ("sface", 21)])
+@pytest.mark.parametrize(("model", "most"), [("casia-webface", 18), ("sface", 23)])
 def test_loading_a_published_model_runs_code_of_few_modules(model: str, most: int, tmp_path: Path) -> None:
-    """A reader who follows the loading of a model needs few modules: FaceNet 15, or 16 with 8-bit integers; SFace 21.
+    """A reader who follows the loading of a model needs few modules: FaceNet 17, or 18 with 8-bit integers; SFace 23.
 
-    SFace needs the most when plain ONNX Runtime loads it for the first time and the optimised network is kept.
+    SFace needs the most when ONNX Runtime instead of OpenVINO loads it for the first time and the optimised network is kept.
     A module counts if one of its functions runs, or a class in it is created during its import; errors and the packages'
     `__init__` do not count.
     """
