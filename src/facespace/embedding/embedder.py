@@ -65,9 +65,9 @@ class Embedder:
         self.spec = spec
         self.detector = detector
         self.fingerprint = fingerprint
-        self.runtime = network.runtime
-        self.precision = network.precision
-        self.calibration = calibration.find(fingerprint, runtime=self.runtime, precision=self.precision, spec=spec)
+        self.calibration = calibration.find(
+            fingerprint, runtime=network.runtime, precision=network.precision, spec=spec
+        )
         self._source = source
         self._network = network
         self._made_from: Callable[[], Embedder] | None = None  # loads the same embedder in another process
@@ -129,6 +129,16 @@ class Embedder:
                 f"{self.name}: an Embedder made from a network cannot be pickled; load the model from its file"
             )
         return self._made_from, ()
+
+    @property
+    def runtime(self) -> str:
+        """The runtime that computes: `openvino`, `onnxruntime`, `torch-cuda`, … It can change in a child after `fork`."""
+        return self._network.runtime
+
+    @property
+    def precision(self) -> str:
+        """The number format: `float32`, `bfloat16` or `int8`. It can change in a child process after `fork`."""
+        return self._network.precision
 
     @property
     def batch(self) -> int | None:

@@ -68,8 +68,9 @@ class OnnxNetwork:
     optimised, and loads it later without reading `model` (see `kept_networks`). ONNX Runtime also computes, in float32,
     the models that OpenVINO cannot compile.
 
-    Safe to share between threads. In a child process after `fork` the model is compiled again at the first call. CUDA
-    does not survive a fork, and a call raises `RuntimeUnavailable`.
+    Safe to share between threads. In a child process after `fork` ONNX Runtime compiles the model again at the first
+    call; where OpenVINO computed before, that is in float32. CUDA, and OpenVINO if `FACESPACE_RUNTIME` requires it, do not
+    survive a fork, and a call raises `RuntimeUnavailable`.
     """
 
     def __init__(
@@ -99,6 +100,8 @@ class OnnxNetwork:
             session = self._on_openvino(read, int8, lowest, required)
         if session is None:
             session = self._on_onnxruntime(read, on_gpu, keep)
+        self._without_openvino = functools.partial(self._on_onnxruntime, read, False, keep)
+        self._must_be_openvino = required == "openvino"
         self._session: _Session | _AfterFork = session
         self._lock = threading.Lock()
         self._aside: Any = session if side_by_side else None
@@ -146,7 +149,19 @@ class OnnxNetwork:
         """Drop the parent's sessions, whose threads do not exist in this process."""
         never_destroy((self._session, self._aside, self._pool))
         self._lock, self._aside, self._pool = threading.Lock(), None, None
-        self._session = _AfterFork(functools.partial(self._compile, side_by_side=self._side_by_side), self.runtime)
+        if self.runtime == "cuda" or self._must_be_openvino:
+            self._session = _AfterFork(self._lost)
+            return
+        make: Callable[[], _Session] = functools.partial(self._compile, side_by_side=self._side_by_side)
+        if self.runtime == "openvino":
+            self.runtime, self.precision, make = "onnxruntime", "float32", self._without_openvino
+        self._session = _AfterFork(make)
+
+    def _lost(self) -> _Session:
+        raise RuntimeUnavailable(
+            f"{self.runtime} cannot compute in a child process after a fork: start processes by spawn "
+            "(multiprocessing.get_context('spawn'))"
+        )
 
     def run(self, *inputs: npt.NDArray[Any]) -> list[npt.NDArray[np.float32]]:
         """Return the network's outputs for inputs given in the order of `self.inputs`.
@@ -172,7 +187,7 @@ class OnnxNetwork:
 
     @property
     def wants_parts(self) -> bool:
-        """Whether `run_parts` computes its parts in parallel."""
+        """Whether `run_parts` is the faster way to compute several batches: it computes them in parallel."""
         return self.runtime != "cuda" and usable_cores() > 1
 
     def run_parts(self, parts: Iterable[npt.NDArray[Any]]) -> list[npt.NDArray[np.float32]]:
@@ -182,6 +197,7 @@ class OnnxNetwork:
         for one batch would wait for the slowest of them at every layer, which costs most when other programs use the
         cores too.
         """
+        (_,) = self.inputs  # one input
         parts = iter(parts)
         first = list(itertools.islice(parts, 2))
         if len(first) < 2 or not self.wants_parts or isinstance(self._session, _AfterFork):
@@ -197,20 +213,14 @@ class OnnxNetwork:
 
 
 class _AfterFork:
-    """The session of a child process after a fork: compiled at the first call on the processor, an error on a GPU."""
+    """The session of a child process after a fork, compiled at the first call."""
 
-    def __init__(self, make: Callable[[], _Session], runtime: str) -> None:
+    def __init__(self, make: Callable[[], _Session]) -> None:
         self._make = make
-        self._runtime = runtime
         self._lock = threading.Lock()
         self._session: _Session | None = None
 
     def run(self, inputs: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[np.float32]]:
-        if self._runtime == "cuda":
-            raise RuntimeUnavailable(
-                "cuda cannot compute in a child process after a fork: start processes by spawn "
-                "(multiprocessing.get_context('spawn')), or load the model in the child"
-            )
         with self._lock:
             self._session = self._session or self._make()
         return self._session.run(inputs)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 import io
-import queue
 import sys
 import threading
 from collections.abc import Sequence
@@ -17,14 +15,11 @@ import numpy.typing as npt
 from facespace.runtime.cores import are_cores_limited, usable_cores
 from facespace.runtime.forks import call_after_fork, never_destroy
 
+_Shapes = dict[str, list[int | str]]
+
 _DEVICE = "CPU"
 _TELEMETRY = "openvino_telemetry"
-_LOCATION = (
-    "Exception from ",
-    "Check '",
-    "While validating node",
-    "FrontEnd API failed",
-)  # begin lines about OpenVINO's code
+_LOCATION = ("Exception from ", "Check '", "While validating node", "FrontEnd API failed")
 
 
 class OpenVinoSession:
@@ -48,71 +43,111 @@ class OpenVinoSession:
             config |= {"INFERENCE_NUM_THREADS": str(usable_cores()), "ENABLE_CPU_PINNING": "NO"}
         self._model = model
         self._config = config
+        self._compiled, self.inputs, self.outputs, self._dtypes = _OPENVINO.compile(model, config)
+        self.takes_uint8 = np.dtype(np.uint8) in self._dtypes
+        self._calls = threading.Semaphore(n_calls)
+        # Idle requests of `_compiled`. A request refers to the arrays it computed last.
+        self._idle: list[Any] = []
         self._lock = threading.Lock()
-        try:
-            read = _read(model)
-            # The compiled network has more names for the same outputs.
-            self.inputs = {port.get_any_name(): _shape(port) for port in read.inputs}
-            self.outputs = {port.get_any_name(): _shape(port) for port in read.outputs}
-            self.takes_uint8 = any(port.element_type.get_type_name() == "u8" for port in read.inputs)
-            self._compiled = _compile(read, config)
-        except Exception as error:  # OpenVINO raises RuntimeError and others
-            raise RuntimeError(_reason(error)) from None
-        # Requests with the compiled network they belong to; None is replaced at the first use.
-        self._idle: queue.LifoQueue[tuple[Any, Any] | None] = queue.LifoQueue()
-        for _ in range(n_calls):
-            self._idle.put(None)
 
     def run(self, inputs: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[np.float32]]:
-        """Return the outputs for the inputs. Raises `RuntimeError` if their shapes do not fit the network."""
-        idle = self._idle.get()
-        try:
-            idle = self._usable(idle)
-            found = idle[1].infer(dict(enumerate(inputs)), share_inputs=True)
-            return [found[n] for n in range(len(self.outputs))]
-        except Exception as error:
-            self._forget(idle)
-            raise RuntimeError(_reason(error)) from None
-        finally:
-            self._idle.put(idle)
+        """Return the outputs for the inputs. Raises `RuntimeError` if they do not fit the network."""
+        self._check(inputs)
+        with self._calls:
+            compiled, request = self._request()
+            try:
+                found = self._computed(request, inputs)
+            except Exception:
+                return self._again(compiled, inputs)
+            with self._lock:
+                if compiled is self._compiled:
+                    self._idle.append(request)
+            return found
 
-    def _usable(self, idle: tuple[Any, Any] | None) -> tuple[Any, Any]:
-        """Return the request, or a new one if it belongs to a network that failed."""
+    def _check(self, inputs: Sequence[npt.NDArray[Any]]) -> None:
+        """Raise `RuntimeError` for inputs of another number, type or shape, most of which OpenVINO would convert."""
+        given, wanted = [value.dtype for value in inputs], list(self._dtypes)
+        if given != wanted:
+            raise RuntimeError(f"inputs must be {', '.join(map(str, wanted))}, got {', '.join(map(str, given))}")
+        for value, shape in zip(inputs, self.inputs.values(), strict=True):
+            if len(value.shape) != len(shape) or any(
+                size not in ("?", had) for size, had in zip(shape, value.shape, strict=True)
+            ):
+                raise RuntimeError(f"an input must have the shape ({', '.join(map(str, shape))}), got {value.shape}")
+
+    def _request(self) -> tuple[Any, Any]:
+        """Return the compiled network and an idle request of it."""
         with self._lock:
-            if self._compiled is None:
-                self._compiled = _compile(_read(self._model), self._config)
+            if self._idle:
+                return self._compiled, self._idle.pop()
             compiled = self._compiled
-        return idle if idle is not None and idle[0] is compiled else (compiled, compiled.create_infer_request())
+        if compiled is None:
+            compiled = _OPENVINO.compile(self._model, self._config)[0]
+            with self._lock:
+                self._compiled = self._compiled or compiled
+                compiled = self._compiled
+        return compiled, compiled.create_infer_request()
 
-    def _forget(self, idle: tuple[Any, Any] | None) -> None:
-        """Compile the network again at the next call: after a failure it would fail for all inputs."""
+    def _again(self, failed: Any, inputs: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[np.float32]]:
+        """Compute on a network compiled anew: one that failed for other inputs can fail for valid ones too."""
         with self._lock:
-            if idle is not None and idle[0] is self._compiled:
+            if failed is self._compiled:
                 self._compiled = None
+                self._idle.clear()
+        compiled = _OPENVINO.compile(self._model, self._config)[0]
+        try:
+            found = self._computed(compiled.create_infer_request(), inputs)
+        except Exception as error:  # OpenVINO raises RuntimeError and others
+            raise RuntimeError(_reason(error)) from None
+        with self._lock:
+            self._compiled = self._compiled or compiled
+        return found
+
+    def _computed(self, request: Any, inputs: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[np.float32]]:
+        found = request.infer(dict(enumerate(inputs)), share_inputs=True)
+        return [found[n] for n in range(len(self.outputs))]
 
 
 class _OpenVino:
-    """OpenVINO in this process. A child process after `fork` opens it again, because the parent's threads are missing."""
+    """OpenVINO in this process.
+
+    It is not used in a child process after a `fork` if the parent used it: the child may wait for ever for the parent's
+    threads, which do not exist there.
+    """
 
     def __init__(self) -> None:
         self._core: Any = None
-        self._importing = threading.Lock()
+        self._capabilities: list[str] = []
+        self._was_used = self._is_forked = False
+        self._lock = threading.RLock()
         call_after_fork(self)
 
     def after_fork(self) -> None:
         never_destroy(self._core)
-        self._core, self._importing = None, threading.Lock()
+        self._core, self._is_forked, self._lock = None, self._was_used, threading.RLock()
 
     def core(self) -> Any:
-        if self._core is None:
-            self._core = self.package().Core()
-        return self._core
+        """Return OpenVINO's core. Raises an error of any kind if OpenVINO is not installed or does not work here."""
+        with self._lock:
+            if self._is_forked:
+                raise RuntimeError("a process that used it was forked; start processes by spawn instead")
+            self._was_used = True
+            if self._core is None:
+                core = self.package().Core()
+                self._capabilities = core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
+                self._core = core
+            return self._core
+
+    def capabilities(self) -> list[str]:
+        """Return what the processor computes fast, in OpenVINO's words."""
+        self.core()
+        return self._capabilities
 
     def package(self) -> Any:
         """Import openvino without openvino_telemetry, which would report each import to its makers over the network."""
-        with self._importing:
-            if "openvino" in sys.modules:
-                return sys.modules["openvino"]
+        with self._lock:
+            if "openvino" in sys.modules:  # or is being imported by another thread, for which `import_module` waits
+                return importlib.import_module("openvino")
             kept = sys.modules.pop(_TELEMETRY, None)
             sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # importing it fails, and openvino does without
             try:
@@ -122,52 +157,69 @@ class _OpenVino:
                 if kept is not None:
                     sys.modules[_TELEMETRY] = kept
 
+    def compile(self, model: bytes, config: dict[str, str]) -> tuple[Any, _Shapes, _Shapes, list[np.dtype[Any]]]:
+        """Return (compiled network, inputs, outputs, types of the inputs). Raises `RuntimeError` with the reason."""
+        try:
+            with self._lock:
+                file, read = self._read(model)
+                # The compiled network has more names for the same outputs.
+                inputs, outputs = _shapes(read.inputs, file), _shapes(read.outputs, file)
+                dtypes = [np.dtype(port.element_type.to_dtype()) for port in read.inputs]
+                return self.core().compile_model(read, _DEVICE, config), inputs, outputs, dtypes
+        except Exception as error:  # OpenVINO raises RuntimeError and others
+            raise RuntimeError(_reason(error)) from None
+
+    def _read(self, model: bytes) -> tuple[Any, Any]:
+        """Return the file's graph and OpenVINO's model of it."""
+        # `Core.read_model` would accept other formats than ONNX too, which nothing here has checked.
+        frontend = self.package().frontend.FrontEndManager().load_by_framework("onnx")
+        file = frontend.load(io.BytesIO(model))
+        read = frontend.convert(file)
+        if not read.outputs:
+            raise RuntimeError("the model has no output")
+        return file, read
+
 
 _OPENVINO = _OpenVino()
 
 
-@functools.cache
 def openvino_problem() -> str:
     """Return why OpenVINO cannot be used here; empty if it can."""
     try:
-        _OPENVINO.package()
-    except ImportError as error:
-        return "the package openvino is not installed" if error.name == "openvino" else str(error).splitlines()[0]
-    try:
-        found = _OPENVINO.core().available_devices
-    except Exception as error:  # a library that does not load must not stop ONNX Runtime
+        _OPENVINO.core()
+    except ModuleNotFoundError as error:
+        return "the package openvino is not installed" if error.name == "openvino" else _reason(error)
+    except (Exception, SystemExit) as error:  # a library that does not load must not stop ONNX Runtime
         return _reason(error)
-    return "" if _DEVICE in found else "it reports no CPU device"
+    return ""
 
 
-@functools.cache
 def has_bfloat16() -> bool:
     """Return whether the processor computes in bfloat16; such processors also add 8-bit products without overflow."""
-    return "BF16" in _OPENVINO.core().get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in _OPENVINO.capabilities()
 
 
-def _compile(model: Any, config: dict[str, str]) -> Any:
-    return _OPENVINO.core().compile_model(model, _DEVICE, config)
+def _shapes(ports: Any, file: Any) -> _Shapes:
+    """Return the names and shapes of inputs or outputs: the sizes that OpenVINO infers, else those that the file declares."""
+    places = [*file.get_inputs(), *file.get_outputs()]
+    declared = {name: _sizes(file.get_partial_shape(place)) for place in places for name in place.get_names()}
+    found = {}
+    for port in ports:
+        name, inferred = port.get_any_name(), _sizes(port.get_partial_shape())
+        known = declared.get(name, [])
+        if len(known) == len(inferred):
+            inferred = [other if size == "?" else size for size, other in zip(inferred, known, strict=True)]
+        found[name] = inferred or known
+    return found
 
 
-def _read(model: bytes) -> Any:
-    """Read an ONNX model. `Core.read_model` would accept other formats too, which nothing here has checked."""
-    frontend = _OPENVINO.package().frontend.FrontEndManager().load_by_framework("onnx")
-    read = frontend.convert(frontend.load(io.BytesIO(model)))
-    if not read.outputs:
-        raise RuntimeError("the model has no output")
-    return read
+def _sizes(shape: Any) -> list[int | str]:
+    """Return the sizes of a shape, "?" for a free one; none if even their number is free."""
+    return [] if shape.rank.is_dynamic else [size.get_length() if size.is_static else "?" for size in shape]
 
 
-def _shape(port: Any) -> list[int | str]:
-    """Return the sizes of an input or output."""
-    shape = port.get_partial_shape()
-    if shape.rank.is_dynamic:
-        return []
-    return [size.get_length() if size.is_static else "?" for size in shape]
-
-
-def _reason(error: Exception) -> str:
-    """Return the line of OpenVINO's message that says what is wrong; the lines before it name places in its code."""
+def _reason(error: BaseException) -> str:
+    """Return the line of OpenVINO's message that says what is wrong. Lines before it name places in OpenVINO's code."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return next((line for line in lines if not line.startswith(_LOCATION)), " ".join(lines) or type(error).__name__)
+    useful = (line for line in lines if not line.startswith(_LOCATION) and " failed at src/" not in line)
+    return next(useful, " ".join(lines) or type(error).__name__)
