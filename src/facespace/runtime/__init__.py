@@ -1,8 +1,9 @@
 """A compiled network on the fastest runtime of this machine.
 
-Begin with `protocol.Network`. `onnx_network.OnnxNetwork` uses ONNX Runtime, with OpenVINO if it is installed;
-`torch_network.TorchNetwork` runs a backbone in torch, on a GPU or without ONNX. `quantization` converts convolutions to
-8-bit integers. To add a runtime, write a class that satisfies `Network`, and add it to tests/runtime/test_protocol.py.
+Begin with `protocol.Network`. `onnx_network.OnnxNetwork` computes with OpenVINO, or with ONNX Runtime where OpenVINO
+cannot be used; `torch_network.TorchNetwork` runs a backbone in torch, on a GPU or without ONNX. `quantization` converts
+convolutions to 8-bit integers. To add a runtime, write a class that satisfies `Network`, and add it to
+tests/runtime/test_protocol.py.
 """
 
 from __future__ import annotations
