@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from support.gallery_people import MODEL, OtherStore, everybody, open_people, pe
 from support.tiny_model import tiny_model
 
 Cli = Callable[..., Outcome]
+Opened = Callable[..., SQLiteStore]
 
 
 @pytest.fixture
@@ -28,7 +30,18 @@ def gallery(tmp_path: Path) -> Path:
     return path
 
 
-def test_export_and_import(cli: Cli, gallery: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def opened() -> Iterator[Opened]:
+    """Opens galleries until the end of the test."""
+    with contextlib.ExitStack() as until_the_end:
+
+        def open_one(path: Path, **options: Any) -> SQLiteStore:
+            return until_the_end.enter_context(contextlib.closing(SQLiteStore(path, **options)))
+
+        yield open_one
+
+
+def test_export_and_import(cli: Cli, gallery: Path, opened: Opened, tmp_path: Path) -> None:
     file, other = tmp_path / "people.facespace", tmp_path / "other.gallery"
     done = cli("gallery", "export", "--gallery", gallery, file)
     assert (done.code, done.lines, done.err) == (0, [f"{file}: 17 people, 33 photos, 18 crops"], "")
@@ -39,13 +52,14 @@ def test_export_and_import(cli: Cli, gallery: Path, tmp_path: Path) -> None:
     ):
         done = cli("gallery", "import", "--gallery", other, file)
         assert (done.code, done.lines, done.err) == (0, expected, "")
-    assert told(SQLiteStore(other)) == told(everybody())
+    assert told(opened(other)) == told(everybody())
 
 
 def test_import_reports_what_was_left_out(cli: Cli, gallery: Path, tmp_path: Path) -> None:
     file, other = tmp_path / "people.facespace", tmp_path / "other.gallery"
     open_people(tmp_path / "a.gallery", [person("Ada", 1, 2, external_id="x"), person("Eve", 7)]).close()
-    open_people(other, [person("Ada", 3, rejected=(photo(2).entry.digest,)), person("\u202eBob", 4, external_id="x")])
+    rejecting = person("Ada", 3, rejected=(photo(2).entry.digest,))
+    open_people(other, [rejecting, person("\u202eBob", 4, external_id="x")]).close()
     cli("gallery", "export", "--gallery", tmp_path / "a.gallery", file)
     done = cli("gallery", "import", "--gallery", other, file, "--skip-known")
     assert done.lines == ["1 people added, 1 known already", "1 photos added, 0 known already"]
@@ -54,12 +68,12 @@ def test_import_reports_what_was_left_out(cli: Cli, gallery: Path, tmp_path: Pat
     assert done.lines[1] == "1 photos added, 1 known already, 1 left out because they are rejected for that person"
 
 
-def test_collections(cli: Cli, gallery: Path, tmp_path: Path) -> None:
+def test_collections(cli: Cli, gallery: Path, opened: Opened, tmp_path: Path) -> None:
     open_people(gallery, [person("Friend", 1)], collection="friends").close()
     file = tmp_path / "friends.facespace"
     assert "1 people, 1 photos" in cli("gallery", "export", "--gallery", gallery, file, "--collection", "friends").out
     assert cli("gallery", "import", "--gallery", gallery, file, "--collection", "more").code == 0
-    assert SQLiteStore(gallery, collection="more").count() == 1
+    assert opened(gallery, collection="more").count() == 1
     done = cli("gallery", "copy", gallery, tmp_path / "b.gallery", "--collection", "more")
     assert len(done.lines) == 1 and done.lines[0].startswith("more: 1 people, 1 photos, checksum ")
 
@@ -118,15 +132,15 @@ def test_what_cannot_be_done_is_one_line(
     assert gallery.read_bytes() == before and [one.name for one in gallery.parent.iterdir()] == ["people.gallery"]
 
 
-def test_copy(cli: Cli, gallery: Path, tmp_path: Path) -> None:
-    expected = contents(people_of(SQLiteStore(gallery)))
+def test_copy(cli: Cli, gallery: Path, opened: Opened, tmp_path: Path) -> None:
+    expected = contents(people_of(opened(gallery)))
     done = cli("gallery", "copy", gallery, tmp_path / "copy.gallery")
     line = f"default: 17 people, 33 photos, 18 crops, checksum {expected.checksum[:16]}"
     assert (done.code, done.lines, done.err) == (0, [line], "")
 
 
 def test_a_gallery_that_changes_meanwhile(
-    cli: Cli, gallery: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, gallery: Path, opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A copy of a file is a snapshot; a server may change while it is read, which is reported."""
     real = SQLiteStore.copy_to
@@ -141,7 +155,7 @@ def test_a_gallery_that_changes_meanwhile(
     assert done.code == 0 and done.errors == [
         "facespace: the gallery was changed while it was copied; the copy does not contain the latest changes"
     ]
-    names = [one.state.name for one in SQLiteStore(tmp_path / "copy.gallery").people()]
+    names = [one.state.name for one in opened(tmp_path / "copy.gallery").people()]
     assert "Ada" in names and "Ada Lovelace" not in names
 
     class Server(OtherStore):
@@ -149,14 +163,14 @@ def test_a_gallery_that_changes_meanwhile(
             edits.rename(self._inner, "Ada Lovelace", "Ada")
             return self._inner.count()
 
-    server: Any = Server(SQLiteStore(gallery))
+    server: Any = Server(opened(gallery))
     monkeypatch.setattr("facespace.identification.stores.opening.open_store", lambda *_, **__: server)
     done = cli("gallery", "export", "--gallery", gallery, tmp_path / "a.facespace")
     assert done.code == 0 and "was changed during the export" in done.err and "export again" in done.err
     assert gallery_copy.open_store is not None
 
 
-def test_migrate(cli: Cli, tmp_path: Path) -> None:
+def test_migrate(cli: Cli, opened: Opened, tmp_path: Path) -> None:
     gallery, model = tmp_path / "people.gallery", tmp_path / "tiny.onnx"
     open_people(gallery, [person("Ada", 1, 2, crop=True), person("Bob", 3), person("Eve", 4, crop=True)]).close()
     model.write_bytes(tiny_model())
@@ -166,15 +180,15 @@ def test_migrate(cli: Cli, tmp_path: Path) -> None:
     assert "facespace: Bob: left out (no crop is stored)" in done.errors
     assert done.lines[0] == "2 of 3 people, 3 photos, by tiny.onnx"
     assert done.lines[1] == f"use it with --gallery {gallery} --collection default-tiny-onnx"
-    assert [one.state.name for one in SQLiteStore(gallery, collection="default-tiny-onnx").people()] == ["Ada", "Eve"]
-    assert SQLiteStore(gallery).count() == 3
+    assert [one.state.name for one in opened(gallery, collection="default-tiny-onnx").people()] == ["Ada", "Eve"]
+    assert opened(gallery).count() == 3
     shutil.copy(gallery, tmp_path / "before.gallery")
     done = cli("gallery", "migrate", "--gallery", gallery, "--model", model)
     assert done.code == 1 and "the collection 'default-tiny-onnx' already has people" in done.err
-    edits.remove(SQLiteStore(gallery), "Bob")
+    edits.remove(opened(gallery), "Bob")
     done = cli("gallery", "migrate", "--gallery", gallery, "--model", model, "--to", tmp_path / "new.gallery")
     assert done.code == 0 and done.lines[-1] == f"use it with --gallery {tmp_path / 'new.gallery'}"
-    assert SQLiteStore(tmp_path / "new.gallery").count() == 2
+    assert opened(tmp_path / "new.gallery").count() == 2
 
 
 def test_help_describes_each_command(cli: Cli) -> None:

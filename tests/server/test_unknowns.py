@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterator
@@ -171,7 +172,8 @@ def test_a_removed_collection_is_made_again(client, unknowns, tmp_path):
     unknowns.flush()
     from facespace.identification.stores.sqlite import SQLiteStore
 
-    SQLiteStore(tmp_path / "people.gallery", collection="default-unknowns").drop()
+    with contextlib.closing(SQLiteStore(tmp_path / "people.gallery", collection="default-unknowns")) as elsewhere:
+        elsewhere.drop()
     unknowns._waiting.clear()
     unknowns.keep("default", drawn(client, 2), [0])
     assert len(ids(unknowns)) == 1

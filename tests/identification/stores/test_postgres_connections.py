@@ -6,11 +6,13 @@ import contextlib
 import os
 import signal
 import socket
+import struct
 import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,6 +93,25 @@ def test_a_server_of_another_kind(answer: bytes, sslmode: str) -> None:
             f"postgresql://a:swordfish@127.0.0.1:{port}/d?connect_timeout=2&sslmode={sslmode}",
             "PostgreSQL server|the connection broke|not support TLS|TLS with sslmode|no answer|gives no reason",
         )
+
+
+def test_what_a_lost_server_did_not_take_is_discarded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver leaves its file open; deleted later, the file would try to send its last bytes again."""
+    files: list[Any] = []
+    makefile = socket.socket.makefile
+
+    def noted(self: socket.socket, *arguments: Any, **options: Any) -> Any:
+        files.append(makefile(self, *arguments, **options))
+        return files[-1]
+
+    def reset(client: socket.socket) -> None:
+        client.recv(100)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    monkeypatch.setattr(socket.socket, "makefile", noted)
+    with served(reset) as port:
+        refused(f"postgresql://a@127.0.0.1:{port}/d?connect_timeout=2&sslmode=disable", "the connection broke")
+    assert [file.closed for file in files] == [True]
 
 
 def test_a_frozen_server(postgres: PostgresServer) -> None:

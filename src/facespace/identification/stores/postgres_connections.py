@@ -49,8 +49,8 @@ class Lost(GalleryError):
 class Cursor:
     """Runs statements on one connection, with `?` as the placeholder for values."""
 
-    def __init__(self, connection: Any, link: socket.socket, address: Address) -> None:
-        self._connection, self._link, self._address = connection, link, address
+    def __init__(self, connection: Any, address: Address) -> None:
+        self._connection, self._address = connection, address
         self._prepared: dict[str, Any] = {}
 
     def rows(self, sql: str, values: Sequence[Any] = ()) -> list[Row]:
@@ -92,7 +92,6 @@ class Cursor:
         """Close the connection, broken or not."""
         with contextlib.suppress(Exception):
             self._connection.close()
-        _close(self._link)
 
 
 class Connections:
@@ -222,7 +221,7 @@ def connect(address: Address, *, statement_timeout: float | None = None) -> Curs
                 address.user, host=address.host, database=address.database, password=address.password or "", sock=link,
                 ssl_context=False, application_name=address.application_name,
             )  # fmt: skip
-            cursor = Cursor(connection, link, address)
+            cursor = Cursor(connection, address)
             # A frozen server does not apply its own statement timeout.
             link.settimeout(timeout + address.connect_timeout if timeout else None)
             values = (
@@ -240,16 +239,36 @@ def connect(address: Address, *, statement_timeout: float | None = None) -> Curs
                 "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
             )
     except BaseException:
-        _close(link)
+        link.close()
         raise
     return cursor
 
 
-def _close(link: socket.socket) -> None:
-    """Close a socket at once, although pg8000's file object, which would keep it open, may still refer to it."""
-    link.close()
-    if (descriptor := link.detach()) != -1:
-        socket.close(descriptor)
+class _Link(socket.socket):
+    """A socket whose `close` also closes the file object that pg8000 made of it.
+
+    As long as an error refers to that file, it would keep the socket open. It may also contain bytes that a lost server
+    did not take: closed only when it is deleted, it would try to send them again, and Python would report the failure.
+    """
+
+    _file: Any = None
+
+    def makefile(self, *arguments: Any, **options: Any) -> Any:
+        self._file = super().makefile(*arguments, **options)
+        return self._file
+
+    def close(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            with contextlib.suppress(OSError):
+                self.shutdown(socket.SHUT_RDWR)  # so that the file does not wait for a server that takes nothing
+            with contextlib.suppress(OSError):
+                file.close()
+        super().close()
+
+
+class _TLSLink(_Link, ssl.SSLSocket):
+    """A `_Link` with TLS."""
 
 
 def _socket(address: Address) -> socket.socket:
@@ -257,9 +276,11 @@ def _socket(address: Address) -> socket.socket:
     path = address.socket_path
     try:
         if path is None:
-            link = socket.create_connection((address.host, address.port), address.connect_timeout)
+            connected = socket.create_connection((address.host, address.port), address.connect_timeout)
+            link = _Link(fileno=connected.detach())
+            link.settimeout(address.connect_timeout)
         else:
-            link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            link = _Link(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
                 link.settimeout(address.connect_timeout)
                 link.connect(path)
@@ -312,6 +333,7 @@ def _tls(address: Address) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = address.sslmode == "verify-full"
         context.load_verify_locations(address.sslrootcert)
+    context.sslsocket_class = _TLSLink
     return context
 
 
