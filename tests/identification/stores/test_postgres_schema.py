@@ -133,6 +133,7 @@ def _has_x(postgres: PostgresServer, address: str) -> bool:
     ],
 )
 def test_the_schema_of_another_program(postgres: PostgresServer, sql: str, match: str) -> None:
+    PostgresStore(postgres.gallery(), create=True).close()  # makes the extension, if this is the server's first test
     address = postgres.gallery()
     schema = parse_address(address).schema
     postgres.sql(f"CREATE SCHEMA {schema}")
