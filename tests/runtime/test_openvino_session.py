@@ -241,6 +241,17 @@ def test_why_openvino_is_not_used(monkeypatch: pytest.MonkeyPatch, error: BaseEx
     assert openvino_problem() == before
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux describes its processor in files")
+def test_without_proc_and_sys_openvino_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It never came back from creating its core in a root folder without them."""
+    with monkeypatch.context() as patch:
+        patch.setattr(openvino_session, "_OPENVINO", openvino_session._OpenVino())
+        patch.setattr(openvino_session, "_PLACES", ("/nonexistent/cpuinfo", "/nonexistent/cpu"))
+        assert openvino_problem() == "it would wait for ever without /nonexistent/cpuinfo and /nonexistent/cpu"
+        patch.setattr(openvino_session, "_PLACES", ("/nonexistent/cpuinfo", "/"))
+        assert "wait for ever" not in openvino_problem()
+
+
 @needed
 def test_the_telemetry_of_others_stays_imported() -> None:
     code = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import os
 import sys
 import threading
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ _Shapes = dict[str, list[int | str]]
 
 _DEVICE = "CPU"
 _TELEMETRY = "openvino_telemetry"
+_PLACES = ("/proc/cpuinfo", "/sys/devices/system/cpu")  # OpenVINO counts the cores in one of them
 _LOCATION = ("Exception from ", "Check '", "While validating node", "FrontEnd API failed")
 
 
@@ -131,6 +133,8 @@ class _OpenVino:
         with self._lock:
             if self._is_forked:
                 raise RuntimeError("a process that used it was forked; start processes by spawn instead")
+            if sys.platform == "linux" and not any(map(os.path.exists, _PLACES)):
+                raise RuntimeError(f"it would wait for ever without {' and '.join(_PLACES)}")
             self._was_used = True
             if self._core is None:
                 core = self.package().Core()
