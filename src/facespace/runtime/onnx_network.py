@@ -282,7 +282,7 @@ def processor_flags() -> str:
 
 
 def _processor_line(*names: str) -> str:
-    """Return what Linux says of the first processor in the line of one of these names; empty if there is none."""
+    """Return the first line of Linux's description of the processor with one of these names; empty without one."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
     except OSError:

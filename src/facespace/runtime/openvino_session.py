@@ -68,9 +68,9 @@ class OpenVinoSession:
 
     def _check(self, inputs: Sequence[npt.NDArray[Any]]) -> None:
         """Raise `RuntimeError` for inputs of another number, type or shape, most of which OpenVINO would convert."""
-        given, wanted = [value.dtype for value in inputs], list(self._dtypes)
-        if given != wanted:
-            raise RuntimeError(f"inputs must be {', '.join(map(str, wanted))}, got {', '.join(map(str, given))}")
+        given, expected = [value.dtype for value in inputs], list(self._dtypes)
+        if given != expected:
+            raise RuntimeError(f"inputs must be {', '.join(map(str, expected))}, got {', '.join(map(str, given))}")
         for value, shape in zip(inputs, self.inputs.values(), strict=True):
             if len(value.shape) != len(shape) or any(
                 size not in ("?", had) for size, had in zip(shape, value.shape, strict=True)
@@ -91,7 +91,7 @@ class OpenVinoSession:
         return compiled, compiled.create_infer_request()
 
     def _again(self, failed: Any, inputs: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[np.float32]]:
-        """Compute on a network compiled anew: one that failed for other inputs can fail for valid ones too."""
+        """Compute on a network that is compiled again: one that failed for other inputs can fail for valid ones too."""
         with self._lock:
             if failed is self._compiled:
                 self._compiled = None
